@@ -1,0 +1,30 @@
+"""Industrial visual anomaly work: which images are defective, where, and which kind of defect it is."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# The public names and where they live; loaded on first use, so that importing the package and --help stay quick.
+_PUBLIC = {
+    "Inspector": "pipeline",
+    "evaluate": "pipeline",
+    "load_dataset": "data",
+    "create_backbone": "backbones",
+    "create_detector": "detection",
+    "load_detector": "detection",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'anomalyhub' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"anomalyhub.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

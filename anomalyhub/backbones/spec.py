@@ -1,0 +1,115 @@
+"""The text that names a backbone, and where its weights come from."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from anomalyhub.errors import BackboneError, InvalidArgumentError
+
+_CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A parsed SPEC: the name (or Hub id after `hf:`) and the local weights file, if one is given."""
+
+    text: str
+    name: str
+    repo_id: str | None = None
+    file: Path | None = None
+
+
+def parse_spec(text: str) -> BackboneSpec:
+    """Split `NAME`, `NAME@FILE` or `hf:OWNER/NAME[@FILE]`. Raises InvalidArgumentError or BackboneError."""
+    name, _, file = text.strip().partition("@")
+    if not name:
+        raise InvalidArgumentError(f"backbone {text!r} has no name: give embedded, a timm name, or NAME@FILE.safetensors")
+    if "@" in text and not file:
+        raise InvalidArgumentError(f"backbone {text!r} names no file after the @: give NAME@FILE.safetensors")
+    repo_id = None
+    if name.startswith("hf:"):
+        repo_id = name[3:]
+        parts = repo_id.split("/")
+        if len(parts) != 2 or not all(parts):
+            raise InvalidArgumentError(f"backbone {text!r} is not a Hub id: write hf:OWNER/NAME")
+    if name == "embedded" and file:
+        raise InvalidArgumentError(f"backbone {text!r}: embedded brings its own weights, leave out the @ and the file")
+    return BackboneSpec(text, name, repo_id, _checked_file(Path(file).expanduser()) if file else None)
+
+
+def _checked_file(path: Path) -> Path:
+    if path.suffix != ".safetensors":
+        raise BackboneError(f"{path} is not a .safetensors file: convert it (pickled checkpoints are not opened)")
+    if not path.is_file():
+        raise BackboneError(f"weights file {path} does not exist: check the path after the @")
+    return path.resolve()
+
+
+def hub_file(repo_id: str, filename: str, wanted_by: str) -> Path:
+    """The local path of a file of a Hub repository: from the cache, else downloaded.
+
+    The Hub is asked only when the file is not in the cache; an unreachable Hub is reported within seconds.
+    Raises BackboneError naming the remedy.
+    """
+    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repo_id, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    remedy = (
+        f"download it once on a connected machine, pass a local file as {wanted_by}@FILE.safetensors, "
+        "or use --backbone embedded"
+    )
+    what = f"the weights of {wanted_by!r} ({repo_id}) are not in the local cache"
+    if constants.HF_HUB_OFFLINE:
+        raise BackboneError(f"{what} and HF_HUB_OFFLINE is set: {remedy}")
+    if not _reachable(constants.ENDPOINT):
+        raise BackboneError(f"{what} and {constants.ENDPOINT} cannot be reached: {remedy}")
+    try:
+        return Path(hf_hub_download(repo_id, filename, etag_timeout=_CONNECT_SECONDS))
+    except (errors.RepositoryNotFoundError, errors.RemoteEntryNotFoundError) as error:
+        raise BackboneError(
+            f"{repo_id} on {constants.ENDPOINT} has no {filename} that this login may read: check the name, "
+            "or log in with `hf auth login`"
+        ) from error
+    except (OSError, errors.HfHubHTTPError, errors.HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BackboneError(f"downloading {filename} of {repo_id} failed ({reason}): {remedy}") from error
+
+
+def _reachable(endpoint: str) -> bool:
+    """Whether the Hub answers at all, with a bound on name resolution too, which no client's timeout covers."""
+    from huggingface_hub import get_session
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            get_session().head(endpoint, timeout=_CONNECT_SECONDS)
+            answered.set()
+        except Exception:  # whatever the client raises, the answer is no
+            return
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_CONNECT_SECONDS + 1.0)
+    return answered.is_set()
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a weights file, computed once per version of the file."""
+    stat = path.stat()
+    return _sha256(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=32)
+def _sha256(path: Path, mtime: int, size: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,264 @@
+"""Stages composed: a detector with a threshold, applied to images."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalyhub.detection import create_detector, load_detector
+from anomalyhub.detection.calibration import Calibration
+from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError
+from anomalyhub.fsio import atomic_folder
+from anomalyhub.metrics import confusion, cost_threshold, detection_metrics, f1_max_threshold
+from anomalyhub.protocols import Detector, Progress
+from anomalyhub.regions import threshold_regions
+from anomalyhub.state import SCHEMA, read_json, write_json
+from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
+
+ANOMALOUS = "anomalous"
+_FILE = "inspector.json"
+_CHUNK = 8
+
+
+class Inspector:
+    """A fitted detector and its operating point.
+
+    detector     fitted
+    calibration  held-out scores and the threshold; None when fitted on fewer than two images: scores, but no verdicts
+    product      what it inspects, for people
+
+    >>> inspector = Inspector.fit("patchcore", dataset.train)            # doctest: +SKIP
+    >>> for result in inspector.inspect(dataset.test): print(result.id, result.score, result.is_anomalous)
+    """
+
+    def __init__(self, detector: Detector, calibration: Calibration | None = None, product: str | None = None):
+        self.detector, self.calibration, self.product = detector, calibration, product
+
+    @classmethod
+    def fit(
+        cls,
+        detector: str | Detector,
+        samples: Sequence[Sample],
+        *,
+        backbone: Any = "embedded",
+        false_alarm_rate: float = 0.01,
+        product: str | None = None,
+        seed: int = 0,
+        settings: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Inspector:
+        """Fit a detector (or a name for `create_detector`) on normal images and set its threshold from them alone.
+
+        false_alarm_rate  share of normal images that may be called anomalous, in (0, 1)
+        Raises InvalidDatasetError when there are no images.
+        """
+        if not 0.0 < false_alarm_rate < 1.0:
+            raise InvalidArgumentError(f"the false-alarm rate must lie between 0 and 1, got {false_alarm_rate}: 0.01 is 1 %")
+        if isinstance(detector, str):
+            detector = create_detector(detector, backbone, seed=seed, settings=settings)
+        if len(samples) == 0:
+            raise InvalidDatasetError(
+                "there are no normal images to fit on: put them into train/good, or into a folder named good"
+            )
+        detector.fit(samples, progress)
+        return cls(detector, _calibration(detector, false_alarm_rate), product)
+
+    @property
+    def threshold(self) -> float:
+        """The image score above which an image is anomalous. Raises InvalidArgumentError when there is none."""
+        if self.calibration is None:
+            raise InvalidArgumentError(
+                "this model has no threshold because it was fitted on fewer than 2 images: "
+                "give one (--threshold), or fit on more normal images"
+            )
+        return self.calibration.threshold
+
+    def map_threshold(self, threshold: float | None = None) -> float:
+        """The map value above which a pixel is anomalous, for an image threshold (default: the one in force)."""
+        threshold = self.threshold if threshold is None else threshold
+        return threshold * (self.calibration.map_ratio if self.calibration else 1.0)
+
+    def inspect(
+        self, samples: Iterable[Sample], *, threshold: float | None = None, progress: Progress | None = None
+    ) -> Iterator[Inspection]:
+        """One Inspection per sample, in order, computed as they are asked for."""
+        return (result for _, result in self.inspect_with_samples(samples, threshold=threshold, progress=progress))
+
+    def inspect_with_samples(
+        self, samples: Iterable[Sample], *, threshold: float | None = None, progress: Progress | None = None
+    ) -> Iterator[tuple[Sample, Inspection]]:
+        """`inspect`, with the decoded sample beside each result."""
+        threshold = self.threshold if threshold is None else threshold
+        total = len(samples) if isinstance(samples, Sequence) else None
+        chunks, done = _chunks(samples, total, self.detector.transductive), 0
+        for chunk in chunks:
+            for sample, result in zip(chunk, self.detector.predict(chunk), strict=True):
+                yield sample, self.judge(sample.id, result, threshold)
+            done += len(chunk)
+            if progress is not None:
+                progress(done / total if total else 0.5, f"{done}" + (f" of {total} images" if total else " images"))
+
+    def judge(self, sample_id: str, result: AnomalyMap, threshold: float | None = None) -> Inspection:
+        """The verdict on a map that is there already: moving the threshold costs no prediction.
+
+        An anomalous image has at least one region: where its smoothed map stays below the map threshold, the
+        surroundings of its peak.
+        """
+        threshold = self.threshold if threshold is None else threshold
+        is_anomalous = result.image_score > threshold
+        regions = ()
+        if is_anomalous:
+            level = min(self.map_threshold(threshold), 0.9 * float(result.scores.max()))
+            regions = tuple(threshold_regions(result, level)[1])
+        return Inspection(
+            id=sample_id,
+            score=result.image_score,
+            p_value=self.calibration.p_value(result.image_score) if self.calibration else None,
+            is_anomalous=is_anomalous,
+            map=result,
+            regions=regions,
+            label=ANOMALOUS if is_anomalous else GOOD,
+        )
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Write a model folder, complete or not at all. Raises OutputError."""
+        with atomic_folder(folder, overwrite) as staged:
+            self.write(staged)
+
+    def write(self, folder: Path) -> None:
+        """Write into an existing folder."""
+        self.detector.save(folder)
+        calibration = self.calibration.to_json() if self.calibration else None
+        write_json(Path(folder) / _FILE, {"schema": SCHEMA, "product": self.product, "calibration": calibration})
+
+    @classmethod
+    def load(cls, folder: Path, *, backbone: Any = None) -> Inspector:
+        """Read a model folder. Raises InvalidModelError, BackboneError.
+
+        backbone  replaces the stored SPEC, for example when the weights file has moved
+        """
+        folder = Path(folder)
+        detector = load_detector(folder, backbone)
+        stored = read_json(folder / _FILE)
+        try:
+            calibration, operating_point = _calibration(detector, 0.01), stored["calibration"]
+            if calibration is not None and operating_point is not None:
+                calibration = Calibration(calibration.scores, calibration.peaks, **operating_point)
+            return cls(detector, calibration, stored.get("product"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidModelError(f"{folder / _FILE} is damaged ({error!r}): copy the model folder again") from error
+
+    def choose_threshold(
+        self, labels: Sequence[bool], scores: Sequence[float], *, costs: tuple[float, float] | None = None
+    ) -> tuple[Inspector, dict[str, Any]]:
+        """This inspector at the operating point that is best on labelled images, and what it achieves there.
+
+        costs  (cost of an escape, cost of a false alarm) minimises the cost; None maximises F1
+        """
+        if self.calibration is None:
+            raise InvalidArgumentError("this model was fitted on fewer than 2 images: fit on more normal images first")
+        if costs is None:
+            threshold, value = f1_max_threshold(labels, scores)
+            method, name = "f1_max", "f1"
+        else:
+            threshold, value = cost_threshold(labels, scores, *costs)
+            method, name = "cost", "cost"
+        chosen = Inspector(self.detector, self.calibration.at_threshold(threshold, method), self.product)
+        return chosen, {"threshold": threshold, "method": method, name: value, **confusion(labels, scores, threshold)}
+
+
+def evaluate(inspector: Inspector, samples: Sequence[Sample], progress: Progress | None = None) -> dict[str, Any]:
+    """All detection metrics on labelled samples, as `anomalyhub evaluate` writes them.
+
+    Images without a label are refused; images without a mask count for the image metrics only. Memory: one bit per
+    pixel for the masks; the maps go to a temporary folder. Undefined metrics are None, with the reason under "why".
+    """
+    known = getattr(samples, "labels", None)
+    if known is not None and (not len(known) or None in known):
+        raise InvalidDatasetError(
+            "evaluation needs labelled images: give a data set with test/CLASS folders, or folders named by class"
+        )
+    labels, scores, seconds = [], [], 0.0
+    with tempfile.TemporaryDirectory(prefix="anomalyhub-") as folder:
+        maps, masks = _MapFiles(Path(folder)), _PackedMasks()
+        for chunk in _chunks(samples, len(samples), inspector.detector.transductive):
+            start = time.perf_counter()
+            results = inspector.detector.predict(chunk)
+            seconds += time.perf_counter() - start
+            for sample, result in zip(chunk, results, strict=True):
+                labels.append(sample.label != GOOD)
+                scores.append(result.image_score)
+                masks.append(sample.mask)
+                maps.append(result.scores)
+            if progress is not None:
+                progress(0.8 * len(scores) / len(samples), f"predicted {len(scores)} of {len(samples)} images")
+        if progress is not None:
+            progress(0.85, "metrics")
+        metrics = detection_metrics(np.array(labels), np.array(scores, np.float32), masks, maps)
+    metrics |= {"n_images": len(labels), "n_anomalous": int(np.sum(labels)), "seconds_per_image": seconds / len(labels)}
+    if inspector.calibration is not None:
+        point = inspector.calibration.to_json()
+        metrics["operating_point"] = {**point, **confusion(np.array(labels), np.array(scores), inspector.threshold)}
+    if progress is not None:
+        progress(1.0, "done")
+    return metrics
+
+
+class _MapFiles(Sequence):
+    """Maps on disk, one file each, read when they are asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.count = folder, 0
+
+    def append(self, scores: np.ndarray) -> None:
+        np.save(self.folder / f"{self.count}.npy", scores)
+        self.count += 1
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.load(self.folder / f"{range(self.count)[index]}.npy", allow_pickle=False)
+
+
+class _PackedMasks(Sequence):
+    """Masks at one bit per pixel."""
+
+    def __init__(self):
+        self.items: list[tuple[np.ndarray, tuple[int, int]] | None] = []
+
+    def append(self, mask: np.ndarray | None) -> None:
+        self.items.append(None if mask is None else (np.packbits(mask), mask.shape))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> np.ndarray | None:
+        item = self.items[index]
+        if item is None:
+            return None
+        bits, (height, width) = item
+        return np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
+
+
+def _chunks(samples: Iterable[Sample], total: int | None, whole: bool) -> Iterator[list[Sample]]:
+    """Lists of a few samples; a transductive detector needs all of them at once."""
+    iterator = iter(samples)
+    while chunk := list(itertools.islice(iterator, max(total or 2**31, 1) if whole else _CHUNK)):
+        yield chunk
+
+
+def _calibration(detector: Detector, false_alarm_rate: float) -> Calibration | None:
+    scores = getattr(detector, "held_out_scores_", None)
+    if scores is None or len(scores) < 2:
+        return None
+    return Calibration.from_normals(scores, detector.held_out_peaks_, false_alarm_rate)
+
+
+__all__ = ["ANOMALOUS", "Inspector", "evaluate"]

@@ -1,0 +1,105 @@
+"""What a contributor implements. Nothing here is inherited: a class with these members is one of these things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from anomalyhub.types import AnomalyMap, ClassProbs, Features, Sample
+
+#: Called with the done fraction in [0, 1] and a short text; it may raise `Cancelled` to stop the call.
+Progress = Callable[[float, str], None]
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A network that turns images into feature maps, whatever it is made of.
+
+    spec      the text that `create_backbone` makes it from
+    layers    the tapped layers: stages of a CNN (timm's feature_info index), 1-based blocks of a ViT
+    channels  one width per layer
+    strides   input pixels per feature position, one per layer
+    size      the square input size in pixels that the model's data config asks for
+    module    the torch module behind it
+    """
+
+    spec: str
+    layers: tuple[int, ...]
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    size: int
+    module: Any
+
+    def preprocess(self, images: Sequence[np.ndarray], resize: int | None = None, crop: int | None = None) -> Any:
+        """(H, W, 3) uint8 images to one normalised float32 torch batch (B, 3, h, w)."""
+
+    def feature_maps(self, batch: Any) -> tuple[Any, ...]:
+        """A batch from `preprocess` to one (B, C_l, h_l, w_l) float32 torch tensor per layer, without gradients."""
+
+    def extract(self, images: Sequence[np.ndarray]) -> list[Features]:
+        """(H, W, 3) uint8 images to one Features each."""
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds what is abnormal. Registered with `@register_detector`; held to tests/test_detector_contract.py."""
+
+    name: str
+    needs: Literal["nothing", "normals", "auxiliary"]
+    transductive: bool
+    config: Any
+
+    def fit(self, samples: Iterable[Sample], progress: Progress | None = None) -> Detector: ...
+
+    def predict(self, samples: Sequence[Sample]) -> list[AnomalyMap]: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Detector: ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Names the kind of defect from a handful of examples."""
+
+    def fit(self, support: Sequence[Sample]) -> Classifier: ...
+
+    def predict_proba(self, samples: Sequence[Sample]) -> ClassProbs: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Classifier: ...
+
+
+@runtime_checkable
+class Discoverer(Protocol):
+    """Groups defects into kinds nobody has named."""
+
+    def fit(
+        self, unlabelled: Sequence[Sample], base: Sequence[Sample], base_labels: Sequence[str], n_novel: int
+    ) -> Discoverer: ...
+
+    def embed(self, samples: Sequence[Sample]) -> np.ndarray: ...
+
+    def predict_proba(self, samples: Sequence[Sample]) -> ClassProbs: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Discoverer: ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Moves folders: a plain folder or the Hugging Face Hub."""
+
+    def push(self, folder: Path, repo_id: str, kind: str, message: str) -> str: ...
+
+    def pull(self, repo_id: str, kind: str, revision: str | None = None) -> Path: ...
+
+    def list(self, kind: str) -> list[str]: ...

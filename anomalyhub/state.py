@@ -1,0 +1,89 @@
+"""Saved state: a folder with config.json and state.safetensors, nothing else, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalyhub.errors import InvalidModelError
+
+#: Raised when a saved folder's meaning changes; older folders stay readable.
+SCHEMA = 1
+_CONFIG, _ARRAYS = "config.json", "state.safetensors"
+
+
+def write_state(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write `config` (JSON values) and `arrays` into `folder`, which is made if need be."""
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _ARRAYS)
+    write_json(folder / _CONFIG, {"schema": SCHEMA, **config})
+
+
+def read_state(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The config and arrays of a saved `kind`. Raises InvalidModelError naming the folder and the remedy."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    config = read_config(folder, kind)
+    path = Path(folder) / _ARRAYS
+    try:
+        return config, load_file(path)
+    except FileNotFoundError as error:
+        raise InvalidModelError(f"{folder} has no {_ARRAYS}: copy the whole model folder, or fit again") from error
+    except (SafetensorError, OSError) as error:
+        raise InvalidModelError(f"{path} is damaged ({error}): copy the model folder again, or fit again") from error
+
+
+def read_config(folder: Path, kind: str) -> dict[str, Any]:
+    """The config alone, with its kind and schema checked."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InvalidModelError(f"model folder {folder} does not exist: give the --out folder of a fit")
+    config = read_json(folder / _CONFIG)
+    if config.get("kind") != kind:
+        raise InvalidModelError(f"{folder} holds a {config.get('kind', 'folder of unknown kind')}, not a {kind}")
+    if not isinstance(config.get("schema"), int) or config["schema"] > SCHEMA:
+        raise InvalidModelError(
+            f"{folder} was written by a newer AnomalyHub (schema {config.get('schema')}, this one reads up to {SCHEMA}): "
+            "upgrade with pip install -U anomalyhub"
+        )
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder. Raises InvalidModelError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidModelError(f"{path.parent} is not a model folder (no {path.name}): give a fit's --out folder") from error
+    except (OSError, ValueError) as error:
+        raise InvalidModelError(f"{path} is not readable JSON ({error}): copy the model folder again") from error
+    if not isinstance(value, dict):
+        raise InvalidModelError(f"{path} must hold a JSON object: copy the model folder again")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as indented UTF-8 JSON; NaN and infinity, which JSON does not have, become null."""
+    path.write_text(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def jsonable(value: Any) -> Any:
+    """numpy numbers, tuples and non-finite floats to what JSON has."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        return jsonable(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
