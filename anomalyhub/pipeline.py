@@ -204,7 +204,8 @@ def evaluate(inspector: Inspector, samples: Sequence[Sample], progress: Progress
     metrics |= {"n_images": len(labels), "n_anomalous": int(np.sum(labels)), "seconds_per_image": seconds / len(labels)}
     if inspector.calibration is not None:
         point = inspector.calibration.to_json()
-        metrics["operating_point"] = {**point, **confusion(np.array(labels), np.array(scores), inspector.threshold)}
+        point["target_false_alarm_rate"] = point.pop("false_alarm_rate")  # confusion counts the real one
+        metrics["operating_point"] = point | confusion(np.array(labels), np.array(scores), inspector.threshold)
     if progress is not None:
         progress(1.0, "done")
     return metrics

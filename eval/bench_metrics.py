@@ -2,10 +2,10 @@
 
     python eval/bench_metrics.py --json eval/results/metrics.json
 
-The comparison is a plain numpy loop over 200 thresholds, as published evaluation code has it, but kinder to it: connected
-components are found once and not again at each threshold. It counts, per threshold, the recall of each component, the
-false positives and the true positives, from which AUPRO and average precision follow. What 200 thresholds miss is told by
-a plain sort of all pixels together, which visits every threshold.
+The comparison is a plain numpy loop over 200 thresholds, as published evaluation code has it, but kinder to it:
+connected components are found once and not again at each threshold. It counts, per threshold, the recall of each
+component, the false positives and the true positives, from which AUPRO and average precision follow. The reference for
+both is a plain sort of all pixels together, which visits every threshold.
 """
 
 from __future__ import annotations

@@ -313,6 +313,7 @@ def spoiled(value, at=(1, 2)):
         (lambda: pixel_metrics([MIX], [np.full((2, 3), "a")]), r"maps\[0\] must be an \(H, W\) array of numbers"),
         (lambda: detection_metrics([True], [1.0], [MIX, MIX], [MAP, MAP]), "one entry per image, got 1, 2"),
         (lambda: image_metrics([True], [1.0, 2.0]), r"same shape \(N,\), got \(1,\), \(2,\)"),
+        (lambda: image_metrics([True, False], [1.0, math.nan], names=["a"]), r"one entry per score \(2\), got 1"),
         (lambda: image_metrics([[True]], [[1.0]]), r"same shape \(N,\)"),
         # values
         (lambda: image_metrics([2, 0], [1.0, 2.0]), "labels must be True"),

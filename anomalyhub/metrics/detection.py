@@ -22,6 +22,8 @@ def check_labels_scores(labels: Any, scores: Any, names: Sequence[str] | None = 
         raise InvalidArgumentError(
             f"labels and scores must have the same shape (N,), got {labels.shape}, {scores.shape}"
         )
+    if names is not None and len(names) != len(scores):
+        raise InvalidArgumentError(f"names must have one entry per score ({len(scores)}), got {len(names)}")
     if labels.dtype != bool:
         if len(labels) and not np.isin(labels, (0, 1)).all():
             raise InvalidArgumentError("labels must be True for defective and False for good, got other values")
@@ -103,7 +105,7 @@ def pixel_metrics(
 
     masks  N arrays (H, W), non-zero where defective; sizes may differ; None leaves the image out, which "notes" says
     maps   N arrays (H, W) of finite scores, higher is worse; either may be a lazy sequence, read one image at a time
-    byte_budget  bytes that may be allocated, on top of about 16 MiB and a few copies of one image
+    byte_budget  bytes that may be allocated, on top of about 8 MiB and a few copies of one image
 
     Exact, in one pass, if the scores fit the budget: as float32, or as float64 if the type of the first map needs it.
     Otherwise the images are read twice more, scores are counted in a histogram as float32, and "error_bound" holds a

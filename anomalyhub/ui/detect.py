@@ -1,0 +1,293 @@
+"""What the Detect tab does: callbacks without gradio, which change a Session and return a sentence for the visitor."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+
+from anomalyhub.data import SampleRef, Split
+from anomalyhub.errors import Cancelled, InvalidArgumentError, InvalidImageError
+from anomalyhub.protocols import Progress
+from anomalyhub.report.overlay import fit_within
+from anomalyhub.report.results import write_results
+from anomalyhub.report.tables import Prediction, write_predictions_csv
+from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
+from anomalyhub.ui import sources
+from anomalyhub.ui.session import Checked, Job, Session, Source
+from anomalyhub.ui.watched import Watched
+
+#: Longer side in pixels of the pictures and maps that are kept. Maps are smoother than this.
+SIDE = 320
+#: Backbones that visitors from elsewhere may choose: nobody may fill the disk or name files of the machine.
+OFFERED = ("embedded", "resnet18", "wide_resnet50_2", "vit_small_patch14_dinov2.lvd142m")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The accordion of step 2. coreset is a share in (0, 1], false_alarm_rate in (0, 1)."""
+
+    backbone: str = "embedded"
+    coreset: float = 0.1
+    false_alarm_rate: float = 0.01
+    seed: int = 0
+
+
+def use_sample(session: Session, product: str, progress: Progress | None = None) -> str:
+    """Learn from a bundled sample product."""
+    return _choose(session, sources.sample_source(product, Job(session, progress)))
+
+
+def use_uploads(session: Session, paths: Sequence[str], progress: Progress | None = None) -> str:
+    """Learn from uploaded images and zips of normal parts."""
+    return _choose(session, sources.upload_source(paths, session.folder, Job(session, progress)))
+
+
+def use_dataset(session: Session, root: Path | None, name: str, progress: Progress | None = None) -> str:
+    """Learn from a product below the data root."""
+    if root is None:
+        raise InvalidArgumentError("no data folder is open: start the app with --data-root DIR")
+    return _choose(session, sources.dataset_source(root, name, Job(session, progress)))
+
+
+def _choose(session: Session, source: Source) -> str:
+    """A new source makes the model and the results of the former one obsolete, and stops work on it."""
+    session.cancel()
+    session.source, session.inspector, session.unknown = source, None, None
+    session.checked, session.notices = (), ()
+    return f"{len(source.normals)} normal images of {source.name} are ready. Next: learn."
+
+
+def learn(session: Session, settings: Settings, trusted: bool, progress: Progress | None = None) -> str:
+    """Fit on the normal images. Raises Cancelled and leaves the former model when the visitor cancels."""
+    job = Job(session, progress)
+    source = session.source
+    if source is None:
+        raise InvalidArgumentError("there are no normal images yet: choose some in step 1")
+    backbone = _allowed(settings.backbone, trusted)
+    job(0.0, "starting")
+    from anomalyhub.pipeline import Inspector
+
+    inspector = Inspector.fit(
+        "patchcore",
+        Watched(source.normals, job.check),
+        backbone=backbone,
+        false_alarm_rate=settings.false_alarm_rate,
+        product=source.name,
+        seed=settings.seed,
+        settings={"coreset": settings.coreset},
+        progress=job,
+    )
+    job.check()
+    session.inspector, session.threshold = inspector, inspector.threshold
+    session.checked, session.notices = (), ()
+    return f"Learned what {source.name} looks like from {len(source.normals)} normal images. Next: check unknown parts."
+
+
+def _allowed(backbone: str, trusted: bool) -> str:
+    backbone = (backbone or "").strip() or "embedded"
+    if not trusted and backbone not in OFFERED:
+        raise InvalidArgumentError(
+            f"backbone {backbone!r} is not offered here: choose one of {', '.join(OFFERED)}, or run the app yourself"
+        )
+    return backbone
+
+
+def take_unknown(session: Session, paths: Sequence[str], progress: Progress | None = None) -> str:
+    """Take uploaded images and zips to be checked."""
+    unknown, notices = sources.uploaded(paths, session.folder, sources.UNKNOWN, Job(session, progress))
+    if not unknown:
+        raise sources.no_images(notices)
+    session.unknown, session.notices = unknown, tuple(notices)
+    return f"{len(unknown)} images are ready. Next: check."
+
+
+def check(session: Session, which: str, progress: Progress | None = None) -> str:
+    """Predict images, keep their maps, and judge them.
+
+    which  "tests": those that came with the source; "uploads": those from `take_unknown`
+    """
+    job, inspector = Job(session, progress), session.inspector
+    if inspector is None:
+        raise InvalidArgumentError("nothing has been learned yet: press Learn in step 2")
+    images, notices = _to_check(session, which)
+    checked = []
+    for sample, result in inspector.inspect_with_samples(_readable(images, notices, job)):
+        small = AnomalyMap(fit_within(result.map.scores, SIDE), result.score)
+        ref = SampleRef(sample.id, sample.path, sample.label)
+        checked.append(Checked(ref, sample.image.shape[:2], fit_within(sample.image, SIDE), small, result.p_value))
+        job.check()
+    if not checked:
+        raise InvalidImageError("none of the images could be read: upload PNG, JPEG, TIFF, BMP or WebP files")
+    session.checked = tuple(sorted(checked, key=lambda one: (-one.map.image_score, one.ref.id)))
+    session.threshold, session.notices = inspector.threshold, tuple(notices)
+    return headline(session)
+
+
+def _to_check(session: Session, which: str) -> tuple[Split, list[str]]:
+    if which == "tests" and session.source is not None and session.source.tests:
+        tests, notice = sources.some_tests(session.source.tests)
+        return tests, [notice] if notice else []
+    if which == "uploads" and session.unknown:
+        return session.unknown, list(session.notices)
+    raise InvalidArgumentError("there are no images to check yet: upload some in step 3")
+
+
+def _readable(images: Split, notices: list[str], job: Job) -> Iterator[Sample]:
+    """Decode one image after the other; one that cannot be read is named in a notice instead."""
+    for done, ref in enumerate(images.refs):
+        job(done / len(images), f"checking image {done + 1} of {len(images)}")
+        try:
+            yield ref.load()
+        except InvalidImageError as error:
+            notices.append(f"left out: {str(error).replace(str(ref.path), ref.id)}")
+
+
+def judge(session: Session, one: Checked, full: bool = False) -> Inspection:
+    """The verdict at the threshold in force; `full` brings map and regions into the image's own frame."""
+    result = one.map
+    if full and result.scores.shape != one.size:
+        scores = cv2.resize(result.scores, one.size[::-1], interpolation=cv2.INTER_LINEAR)
+        result = AnomalyMap(scores, result.image_score)
+    return _inspector(session).judge(one.ref.id, result, session.threshold)
+
+
+def _inspector(session: Session):
+    if session.inspector is None or not session.checked:
+        raise InvalidArgumentError("there are no results yet: check some images in step 3")
+    return session.inspector
+
+
+def is_defective(session: Session, one: Checked) -> bool:
+    """The verdict alone."""
+    return one.map.image_score > session.threshold
+
+
+def set_threshold(session: Session, threshold: float) -> None:
+    """Judge by another image score from now on."""
+    _inspector(session)
+    session.threshold = float(threshold)
+
+
+def set_false_alarm_rate(session: Session, rate: float) -> None:
+    """Move the default threshold, and the one in force, to another false-alarm rate in (0, 1)."""
+    if session.inspector is not None:
+        calibration = session.inspector.calibration.at_rate(rate)
+        session.inspector = _with_calibration(session.inspector, calibration)
+        session.threshold = calibration.threshold
+
+
+def _with_calibration(inspector, calibration):
+    return type(inspector)(inspector.detector, calibration, inspector.product)
+
+
+def counts(session: Session) -> tuple[int, int]:
+    """(images that look defective, images checked)."""
+    return sum(is_defective(session, one) for one in session.checked), len(session.checked)
+
+
+def headline(session: Session) -> str:
+    """The verdict in one line."""
+    defective, total = counts(session)
+    return f"{defective} of {total} {'looks' if defective == 1 else 'look'} defective"
+
+
+def table(session: Session) -> list[list[str | float]]:
+    """Rows of image, score, p-value, verdict and, where it is known, the true label; highest score first."""
+    return [
+        [one.ref.id, round(one.map.image_score, 4), float(f"{one.p_value:.3g}"), _verdict(session, one), _truth(one)]
+        for one in session.checked
+    ]
+
+
+def _verdict(session: Session, one: Checked) -> str:
+    return "defective" if is_defective(session, one) else "normal"
+
+
+def _truth(one: Checked) -> str:
+    return {None: "", GOOD: "normal"}.get(one.ref.label, one.ref.label)
+
+
+def csv_file(session: Session) -> str:
+    """Path of predictions.csv at the threshold in force."""
+    _inspector(session)
+    path = _downloads(session) / f"{_slug(session)}-results.csv"
+    rows = []
+    for one in session.checked:
+        defective = is_defective(session, one)
+        label = "anomalous" if defective else GOOD
+        rows.append(Prediction(one.ref.id, one.map.image_score, one.p_value, defective, label))
+    write_predictions_csv(path, rows)
+    return str(path)
+
+
+def overlays_file(session: Session, progress: Progress | None = None) -> str:
+    """Path of a zip of full-size overlays, predictions.csv and regions.coco.json at the threshold in force."""
+    inspector, job = _inspector(session), Job(session, progress)
+    frozen = replace(session)  # the slider may move meanwhile
+
+    def results() -> Iterator[tuple[Sample, Inspection]]:
+        for done, one in enumerate(frozen.checked):
+            job(done / len(frozen.checked), f"drawing overlay {done + 1} of {len(frozen.checked)}")
+            yield one.ref.load(), judge(frozen, one, full=True)
+
+    with tempfile.TemporaryDirectory(dir=session.folder) as folder:
+        write_results(Path(folder), results(), inspector.map_threshold(frozen.threshold), maps=False)
+        return _zipped(session, Path(folder), "overlays")
+
+
+def model_file(session: Session) -> str:
+    """Path of a zip of the model's folder, with the threshold in force; `anomalyhub predict` reads the folder."""
+    inspector = session.inspector
+    if inspector is None:
+        raise InvalidArgumentError("nothing has been learned yet: press Learn in step 2")
+    if session.threshold != inspector.threshold:
+        inspector = _with_calibration(inspector, inspector.calibration.at_threshold(session.threshold))
+    with tempfile.TemporaryDirectory(dir=session.folder) as folder:
+        inspector.save(Path(folder) / f"{_slug(session)}-model")
+        return _zipped(session, Path(folder), "model")
+
+
+def _zipped(session: Session, folder: Path, what: str) -> str:
+    target = _downloads(session) / f"{_slug(session)}-{what}"
+    return shutil.make_archive(str(target), "zip", folder)
+
+
+def _downloads(session: Session) -> Path:
+    folder = session.folder / "downloads"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _slug(session: Session) -> str:
+    """A file name from the product's name."""
+    name = session.source.name if session.source else "model"
+    return "anomalyhub-" + "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+__all__ = [
+    "OFFERED",
+    "SIDE",
+    "Cancelled",
+    "Settings",
+    "check",
+    "counts",
+    "csv_file",
+    "headline",
+    "is_defective",
+    "judge",
+    "learn",
+    "model_file",
+    "overlays_file",
+    "set_false_alarm_rate",
+    "set_threshold",
+    "table",
+    "take_unknown",
+    "use_dataset",
+    "use_sample",
+    "use_uploads",
+]

@@ -1,0 +1,132 @@
+"""What one visitor has done so far. Nothing in it is shared between visitors, and its files go when it goes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anomalyhub.data import SampleRef, Split
+from anomalyhub.errors import Cancelled
+from anomalyhub.protocols import Progress
+from anomalyhub.types import AnomalyMap
+
+if TYPE_CHECKING:
+    from anomalyhub.pipeline import Inspector  # which imports torch
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Images to learn from, and those that belong to them.
+
+    name     for people; also the product's name in a saved model
+    normals  readable normal images
+    tests    images to check that came along; empty for uploads
+    kind     "sample", "upload" or "dataset"
+    notices  what was left out and why, one sentence each
+    """
+
+    name: str
+    normals: Split
+    tests: Split
+    kind: str
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """One checked image, at gallery size: what re-judging needs.
+
+    ref      where the image is; ref.label is its true label where known
+    size     (H, W) of the image
+    picture  (h, w, 3) uint8, the image reduced
+    map      its anomaly map, reduced likewise; image_score is exact
+    p_value  in (0, 1]
+    """
+
+    ref: SampleRef
+    size: tuple[int, int]
+    picture: np.ndarray
+    map: AnomalyMap
+    p_value: float
+
+
+@dataclass(eq=False)
+class Session:
+    """A visitor's state. Callbacks replace its fields only when their work is complete.
+
+    source     what step 1 chose            inspector  what step 2 learned; holds the default threshold
+    unknown    what was uploaded in step 3  checked    results of step 3, highest score first
+    threshold  in force, in raw image scores
+    notices    what the last upload or check of step 3 left out
+    """
+
+    source: Source | None = None
+    inspector: Inspector | None = None
+    unknown: Split | None = None
+    checked: tuple[Checked, ...] = ()
+    threshold: float = 0.0
+    notices: tuple[str, ...] = ()
+    ticket: int = 0
+    _folder: Path | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The visitor's own temporary folder, made on first use; removed with the session, at the latest on exit."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="anomalyhub-session-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
+
+    def cancel(self) -> None:
+        """Stop the jobs that run for this visitor at their next progress report."""
+        self.ticket += 1
+
+    def close(self) -> None:
+        """Stop the work, forget everything and remove the files."""
+        self.cancel()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self.source = self.inspector = self.unknown = self._folder = None
+        self.checked, self.notices = (), ()
+
+
+class Job:
+    """A progress callback that shows plain words and raises Cancelled once its visitor has cancelled."""
+
+    def __init__(self, session: Session, show: Progress | None = None):
+        self._session, self._ticket, self._show = session, session.ticket, show
+
+    def check(self) -> None:
+        """Raise Cancelled if the visitor has cancelled since the job began."""
+        if self._session.ticket != self._ticket:
+            raise Cancelled("stopped: everything is as it was before")
+
+    def __call__(self, fraction: float, text: str) -> None:
+        self.check()
+        if self._show is not None:
+            self._show(fraction, plain_words(text))
+
+
+#: What stages report, and how it reads to somebody who looks at parts.
+_WORDS = (
+    (r"features (\d+) of (\d+) images", r"Looking at normal parts: \1 of \2"),
+    (r"coreset (\d+)/(\d+)", r"Remembering what is typical: \1 of \2 details"),
+    (r"threshold: fold (\d+).*", r"Setting the threshold with parts held out: round \1"),
+    (r"[\d,]+ patches x .*", "Preparing"),
+    (r"bank of ([\d,]+) patches", r"Done: \1 typical details remembered"),
+)
+
+
+def plain_words(text: str) -> str:
+    """A progress text in plain words; one that is not known stays as it is."""
+    for pattern, words in _WORDS:
+        if match := re.fullmatch(pattern, text):
+            return match.expand(words)
+    return text[:1].upper() + text[1:]
