@@ -5,27 +5,27 @@ Exit codes: 0 done; 2 the input or the arguments are wrong, said in one line on 
 
 from __future__ import annotations
 
-import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from anomalyhub.config import parse_settings
-from anomalyhub.errors import AnomalyHubError, InvalidArgumentError
-from anomalyhub.fsio import atomic_file, atomic_folder
+from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, InvalidDatasetError, OutputError
+from anomalyhub.fsio import atomic_file, atomic_folder, updated_folder
 from anomalyhub.protocols import Progress
 
 app = typer.Typer(
     name="anomalyhub",
     help="Find defective images of a product, and where the defects are.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -38,24 +38,30 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write; it must not e
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the --out folder.")]
 Model = Annotated[Path, typer.Argument(help="The --out folder of a fit.")]
 Seed = Annotated[int, typer.Option("--seed", help="Fixes everything random.", min=0)]
-Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Leave damaged images out, naming them, instead of stopping.")]
-Weights = Annotated[str | None, typer.Option("--backbone", help="Where the model's weights are now: NAME@FILE.safetensors.")]
+Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Leave damaged images out, and name them.")]
+Weights = Annotated[str | None, typer.Option("--backbone", help="Where the weights are now: NAME@FILE.safetensors.")]
 
 
 def _example(*lines: str) -> str:
-    return "Example:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)  # \b: lines that can be copied are not wrapped
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         from anomalyhub import __version__
 
         typer.echo(f"anomalyhub {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
-@app.command(epilog=_example("anomalyhub sample --out sample", "anomalyhub fit patchcore --data sample --product ring --out ring"))
+@app.command(
+    epilog=_example("anomalyhub sample --out sample", "anomalyhub sample --product ring --train 80 --out rings")
+)
 def sample(
     out: Out,
     product: Annotated[list[str] | None, typer.Option("--product", help="Only this product; may be repeated.")] = None,
@@ -96,7 +102,7 @@ def fit(
     out: Out,
     product: Product = None,
     backbone: Annotated[
-        str, typer.Option("--backbone", help="embedded, a timm name, hf:OWNER/NAME, each with @FILE.safetensors if local.")
+        str, typer.Option("--backbone", help="embedded, a timm name or hf:OWNER/NAME, then @FILE.safetensors if local.")
     ] = "embedded",
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the detector; may be repeated.")
@@ -110,9 +116,9 @@ def fit(
 ) -> None:
     """Learn what is normal from the product's normal images; sets the threshold from them alone."""
     dataset = _dataset(data, product)
-    with _output(out, overwrite, data) as staged:
+    with _output(out, overwrite, data, dataset.root) as staged:
         settings = parse_settings(setting or [])
-        samples = _readable(dataset.train, skip_unreadable)
+        samples = _readable(dataset.split("train"), skip_unreadable)
         from anomalyhub.pipeline import Inspector
 
         with _bar("fit") as progress:
@@ -141,18 +147,23 @@ def predict(
     product: Product = None,
     split: Annotated[str, typer.Option(help="Which images of a split data set: test, train or all.")] = "test",
     threshold: Annotated[float | None, typer.Option(help="Image score above which an image is anomalous.")] = None,
-    false_alarm_rate: Annotated[float | None, typer.Option(help="Choose the threshold for this share of normals.")] = None,
+    false_alarm_rate: Annotated[float | None, typer.Option(help="Set it for this share of normals.")] = None,
     no_maps: Annotated[bool, typer.Option("--no-maps", help="Do not write maps/, most of the bytes.")] = False,
     backbone: Weights = None,
     skip_unreadable: Skip = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Judge images: predictions.csv, maps/*.npy, overlays/*.png and regions.coco.json."""
-    samples = _readable(_chosen_split(_dataset(data, product), split), skip_unreadable)
-    with _output(out, overwrite, data, model) as staged:
+    if threshold is not None and false_alarm_rate is not None:
+        raise InvalidArgumentError("--threshold and --false-alarm-rate exclude each other: give one of them")
+    if threshold is not None and not math.isfinite(threshold):
+        raise InvalidArgumentError(f"--threshold must be a finite number, got {threshold}: give a score, such as 1.5")
+    dataset = _dataset(data, product)
+    samples = _readable(dataset.split(split), skip_unreadable)
+    with _output(out, overwrite, data, dataset.root, model) as staged:
+        if staged is None:
+            return
         inspector = _load(model, backbone)
-        if threshold is not None and false_alarm_rate is not None:
-            raise InvalidArgumentError("--threshold and --false-alarm-rate exclude each other: give one of them")
         if false_alarm_rate is not None:
             threshold = _calibrated(inspector).at_rate(false_alarm_rate).threshold
         from anomalyhub.report.results import write_results
@@ -175,17 +186,17 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images: image and pixel AUROC, AP, F1-max, and AUPRO."""
     dataset = _dataset(data, product)
-    samples = _readable(dataset.test, skip_unreadable)
-    inspector = _load(model, backbone)
-    from anomalyhub.pipeline import evaluate as run
-    from anomalyhub.state import jsonable, read_json
+    samples = _readable(dataset.labelled_test(), skip_unreadable)
+    with atomic_file(json_file) if json_file is not None else nullcontext() as staged:
+        inspector = _load(model, backbone)
+        from anomalyhub.pipeline import evaluate as run
+        from anomalyhub.state import read_json, write_json
 
-    with _bar("evaluate") as progress:
-        metrics = run(inspector, samples, progress)
-    metrics["config"] = {"product": dataset.product, "layout": dataset.layout, **read_json(model / "config.json")}
-    if json_file is not None:
-        with atomic_file(json_file) as staged:
-            staged.write_text(json.dumps(jsonable(metrics), indent=2) + "\n", encoding="utf-8")
+        with _bar("evaluate") as progress:
+            metrics = run(inspector, samples, progress)
+        metrics["config"] = {"product": dataset.product, "layout": dataset.layout, **read_json(model / "config.json")}
+        if staged is not None:
+            write_json(staged, metrics)
     why = metrics.get("why", {})
     for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"):
         value = metrics[name]
@@ -220,8 +231,6 @@ def threshold(
             "or --cost-escape with --cost-false-alarm"
         )
     inspector = _load(model, backbone)
-    from anomalyhub.pipeline import Inspector
-
     report: dict[str, Any] = {}
     if false_alarm_rate is not None:
         inspector.calibration = _calibrated(inspector).at_rate(false_alarm_rate)
@@ -229,11 +238,10 @@ def threshold(
         inspector.calibration = _calibrated(inspector).at_threshold(value)
     else:
         if data is None or (not f1_max and None in costs):
-            raise InvalidArgumentError("labelled images are needed: give --data, and both costs for a cost-based threshold")
-        inspector, report = _from_labels(inspector, _dataset(data, product), None if f1_max else costs)
-    folder = model.resolve()
-    with atomic_folder(folder, overwrite=True) as staged:
-        Inspector.write(inspector, staged)
+            raise InvalidArgumentError("labelled images are needed: give --data, and for a cost both costs")
+        inspector, report = _from_labels(inspector, _dataset(data, product).labelled_test(), costs, f1_max)
+    with updated_folder(model) as staged:
+        inspector.write(staged)
     typer.echo(_threshold_text(inspector))
     for key in ("f1", "cost", "escape_rate", "false_alarm_rate"):
         if report.get(key) is not None:
@@ -252,11 +260,11 @@ def append(
     """Teach a fitted model more normal images, or take the last ones back."""
     if undo == (data is not None):
         raise InvalidArgumentError("give either --data with more normal images, or --undo")
-    samples = None if undo else _readable(_dataset(data, product).train, skip_unreadable)
+    samples = None if undo else _readable(_dataset(data, product).split("train"), skip_unreadable)
     inspector = _load(model, backbone)
     if not hasattr(inspector.detector, "append"):
         raise InvalidArgumentError(f"{inspector.detector.name} cannot learn more images: fit again with all of them")
-    with atomic_folder(model.resolve(), overwrite=True) as staged, _bar("append") as progress:
+    with updated_folder(model) as staged, _bar("append") as progress:
         if undo:
             inspector.detector.undo_append()
         else:
@@ -278,12 +286,26 @@ def demo(
     command += ["--port", str(port)] if port is not None else []
     command += ["--data-root", str(data_root)] if data_root is not None else []
     command += ["--no-browser"] if no_browser else []
-    raise typer.Exit(subprocess.call(command))
+    with subprocess.Popen(command) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # Ctrl-C has reached the app too, kill has not
+            process.terminate()
+    raise typer.Exit(process.returncode)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code; SIGTERM stops it as cleanly as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(arguments))
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -292,10 +314,9 @@ def run(arguments: list[str] | None = None) -> int:
         return int(app(args=arguments, prog_name="anomalyhub", standalone_mode=False) or 0)
     except AnomalyHubError as error:
         return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return _fail("stopped; nothing was written", 130)
-    except typer.Abort:
-        return _fail("stopped; nothing was written", 130)
+    except (KeyboardInterrupt, typer.Abort) as error:  # the parser turns the first into the second
+        terminated = isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated)
+        return _fail("stopped; nothing was written", 143 if terminated else 130)
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's own errors, whichever module they come from
             return _fail(f"{error.format_message().rstrip('.')}: see anomalyhub {_verb(error)}--help", 2)
@@ -334,12 +355,17 @@ def _bar(title: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def _output(out: Path, overwrite: bool, *inputs: Path) -> Iterator[Path | None]:
+def _output(out: Path, overwrite: bool, data: Path, root: Path, *inputs: Path) -> Iterator[Path | None]:
     """The staged output folder; None in all but the first of several processes, which write nothing."""
     if int(os.environ.get("RANK", "0")) > 0:
         yield None
         return
-    with atomic_folder(out, overwrite, inputs) as staged:
+    from anomalyhub.data import list_products
+
+    kept = (data, root, *inputs, *(data / name for name in list_products(data)))  # whatever --overwrite says
+    with atomic_folder(out, overwrite, kept) as staged:
+        if not data.expanduser().is_file() and staged.parent.is_relative_to(root.resolve()):
+            raise OutputError(f"{out} lies inside {root}, whose images are read: choose an --out outside it")
         yield staged
 
 
@@ -349,22 +375,11 @@ def _dataset(data: Path, product: str | None):
     return load_dataset(data, product)
 
 
-def _chosen_split(dataset: Any, name: str):
-    from anomalyhub.data import Split
-
-    if name not in ("test", "train", "all"):
-        raise InvalidArgumentError(f"--split must be test, train or all, got {name!r}")
-    if name != "all":
-        return getattr(dataset, name)
-    both = {ref.id: ref for ref in (*dataset.train.refs, *dataset.test.refs)}
-    return Split(both[key] for key in sorted(both))
-
-
 def _readable(samples: Any, skip: bool):
     """The split, without what cannot be decoded if that is to be skipped."""
-    if not skip:
-        return samples
-    failures = samples.unreadable()
+    failures = samples.unreadable() if skip else []
+    if failures and len(failures) == len(samples):
+        raise InvalidDatasetError(f"none of the {len(samples)} images can be read, to begin with {failures[0][1]}")
     for _, reason in failures:
         print(f"anomalyhub: skipped: {reason}", file=sys.stderr)
     return samples.without(name for name, _ in failures)
@@ -378,25 +393,28 @@ def _load(model: Path, backbone: str | None):
 
 def _calibrated(inspector: Any):
     if inspector.calibration is None:
-        raise InvalidArgumentError("this model was fitted on fewer than 2 images: fit on more normal images first")
+        raise InvalidArgumentError(
+            "this model has no held-out scores, being fitted on 1 image or with calibration_images=0: "
+            "fit on more normal images, or give --threshold when predicting"
+        )
     return inspector.calibration
 
 
-def _from_labels(inspector: Any, dataset: Any, costs: tuple[float, float] | None):
+def _from_labels(inspector: Any, samples: Any, costs: tuple[float, float], f1_max: bool):
     from anomalyhub.types import GOOD
 
-    labels = dataset.test.labels
-    if None in labels:
-        raise InvalidArgumentError(f"{dataset.root} has unlabelled images: give folders named by class")
+    _calibrated(inspector)
     with _bar("threshold") as progress:
-        scores = [result.score for result in inspector.inspect(dataset.test, progress=progress)]
-    return inspector.choose_threshold([label != GOOD for label in labels], scores, costs=costs)
+        scores = [result.score for result in inspector.inspect(samples, progress=progress)]
+    return inspector.choose_threshold(
+        [label != GOOD for label in samples.labels], scores, costs=None if f1_max else costs
+    )
 
 
 def _threshold_text(inspector: Any) -> str:
     calibration = inspector.calibration
     if calibration is None:
-        return "no threshold: fitted on fewer than 2 images, so give --threshold when predicting"
+        return "no threshold, as no normal image could be held out: give --threshold when predicting"
     text = f"threshold {calibration.threshold:.4f} ({calibration.method.replace('_', '-')}"
     if calibration.false_alarm_rate is not None:
         text += f", {calibration.false_alarm_rate:.2%} of normal images, {len(calibration.scores)} held out"

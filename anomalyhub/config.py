@@ -52,7 +52,7 @@ def _convert(key: str, text: str, kind: Any) -> Any:
     for option in options:
         try:
             return _parse(text, option)
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter for int(inf)
             continue
     names = " or ".join(_describe(option) for option in options)
     raise InvalidArgumentError(f"setting {key}={text!r} is not {names}")

@@ -49,6 +49,28 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         os.replace(staged, path)
 
 
+@contextmanager
+def updated_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield an empty folder inside `folder`; at the end, the files written there replace those of `folder`.
+
+    All other files stay, and nothing changes when the block fails. Raises OutputError when `folder` cannot be written.
+    """
+    folder = _resolve(folder)
+    staged = folder / f".anomalyhub-{uuid.uuid4().hex[:12]}"
+    try:
+        staged.mkdir()
+        yield staged
+        for path in sorted(staged.iterdir()):
+            os.replace(path, folder / path.name)
+    except OSError as error:
+        if error.errno in _FULL or _names(error, folder):
+            reason = error.strerror or str(error)
+            raise OutputError(f"cannot change {folder}: {reason}; free some space or change a copy of it") from error
+        raise
+    finally:
+        _remove(staged)
+
+
 def _resolve(path: str | Path) -> Path:
     """The absolute path with links followed, so that a link to an output stays a link."""
     try:
@@ -56,7 +78,8 @@ def _resolve(path: str | Path) -> Path:
         path.exists()
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, ~nobody
-        raise OutputError(f"cannot write {str(path)!r}: {error}; choose another output path") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {str(path)!r}: {reason}; choose another output path") from error
 
 
 @contextmanager

@@ -179,15 +179,14 @@ def evaluate(inspector: Inspector, samples: Sequence[Sample], progress: Progress
     Images without a label are refused; images without a mask count for the image metrics only. Memory: one bit per
     pixel for the masks; the maps go to a temporary folder. Undefined metrics are None, with the reason under "why".
     """
-    known = getattr(samples, "labels", None)
-    if known is not None and (not len(known) or None in known):
-        raise InvalidDatasetError(
-            "evaluation needs labelled images: give a data set with test/CLASS folders, or folders named by class"
-        )
+    if not len(samples) or None in getattr(samples, "labels", ()):  # before anything is predicted
+        raise _unlabelled()
     labels, scores, seconds = [], [], 0.0
     with tempfile.TemporaryDirectory(prefix="anomalyhub-") as folder:
         maps, masks = _MapFiles(Path(folder)), _PackedMasks()
         for chunk in _chunks(samples, len(samples), inspector.detector.transductive):
+            if any(sample.label is None for sample in chunk):
+                raise _unlabelled()
             start = time.perf_counter()
             results = inspector.detector.predict(chunk)
             seconds += time.perf_counter() - start
@@ -209,6 +208,12 @@ def evaluate(inspector: Inspector, samples: Sequence[Sample], progress: Progress
     if progress is not None:
         progress(1.0, "done")
     return metrics
+
+
+def _unlabelled() -> InvalidDatasetError:
+    return InvalidDatasetError(
+        "evaluation needs labelled images: give a data set with test/CLASS folders, or folders named by class"
+    )
 
 
 class _MapFiles(Sequence):

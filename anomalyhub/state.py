@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def write_state(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, np
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _ARRAYS)
     write_json(folder / _CONFIG, {"schema": SCHEMA, **config})
+    shutil.copymode(folder / _CONFIG, folder / _ARRAYS)  # save_file lets nobody else read it
 
 
 def read_state(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -46,14 +48,16 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     """The config alone, with its kind and schema checked."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise InvalidModelError(f"model folder {folder} does not exist: give the --out folder of a fit")
+        reason = "is a file" if folder.exists() else "does not exist"
+        raise InvalidModelError(f"model folder {folder} {reason}: give the --out folder of a fit")
     config = read_json(folder / _CONFIG)
     if config.get("kind") != kind:
-        raise InvalidModelError(f"{folder} holds a {config.get('kind', 'folder of unknown kind')}, not a {kind}")
+        found = config.get("kind", "model of unknown kind")
+        raise InvalidModelError(f"{folder} holds a {found}, not a {kind}: give the --out folder of a fit")
     if not isinstance(config.get("schema"), int) or config["schema"] > SCHEMA:
         raise InvalidModelError(
-            f"{folder} was written by a newer AnomalyHub (schema {config.get('schema')}, this one reads up to {SCHEMA}): "
-            "upgrade with pip install -U anomalyhub"
+            f"{folder} was written by a newer AnomalyHub (schema {config.get('schema')}, this one reads up to "
+            f"{SCHEMA}): upgrade with pip install -U anomalyhub"
         )
     return config
 
@@ -63,7 +67,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InvalidModelError(f"{path.parent} is not a model folder (no {path.name}): give a fit's --out folder") from error
+        raise InvalidModelError(
+            f"{path.parent} is not a model folder (no {path.name}): give a fit's --out folder"
+        ) from error
     except (OSError, ValueError) as error:
         raise InvalidModelError(f"{path} is not readable JSON ({error}): copy the model folder again") from error
     if not isinstance(value, dict):

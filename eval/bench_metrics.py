@@ -1,6 +1,6 @@
 """Time and memory of the pixel metrics against threshold-by-threshold evaluation, on synthetic maps.
 
-    python eval/bench_metrics.py --json eval/results/metrics.json
+    python eval/bench_metrics.py
 
 The comparison is a plain numpy loop over 200 thresholds, as published evaluation code has it, but kinder to it:
 connected components are found once and not again at each threshold. It counts, per threshold, the recall of each
@@ -10,14 +10,12 @@ both is a plain sort of all pixels together, which visits every threshold.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from common import save
 from scipy import ndimage
 
 from anomalyhub.metrics import aupro, detection_metrics
@@ -228,16 +226,7 @@ def show(results: dict) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the results here")
-    path = parser.parse_args().json
-    results = run()
-    show(results)
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    outcome = run()
+    show(outcome)
+    save("metrics", "python eval/bench_metrics.py", outcome)

@@ -57,7 +57,10 @@ def hub_file(repo_id: str, filename: str, wanted_by: str) -> Path:
     """
     from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repo_id, filename)
+    try:
+        cached = try_to_load_from_cache(repo_id, filename)
+    except errors.HFValidationError as error:
+        raise BackboneError(f"{repo_id!r} is not a Hub id: write hf:OWNER/NAME") from error
     if isinstance(cached, str):
         return Path(cached)
     remedy = (
@@ -76,7 +79,7 @@ def hub_file(repo_id: str, filename: str, wanted_by: str) -> Path:
             f"{repo_id} on {constants.ENDPOINT} has no {filename} that this login may read: check the name, "
             "or log in with `hf auth login`"
         ) from error
-    except (OSError, errors.HfHubHTTPError, errors.HFValidationError) as error:
+    except (OSError, errors.HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(f"downloading {filename} of {repo_id} failed ({reason}): {remedy}") from error
 

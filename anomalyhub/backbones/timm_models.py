@@ -16,13 +16,15 @@ from anomalyhub.backbones.spec import BackboneSpec, fingerprint, hub_file
 from anomalyhub.errors import BackboneError, UnknownNameError
 
 _WEIGHTS = "model.safetensors"
+# arguments of timm.create_model that load files or are set here: a config.json from the Hub has no say in them
+_NOT_SHAPE = {"checkpoint_path", "cache_dir", "num_classes", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 
 
 def create_timm(spec: BackboneSpec, layers: Sequence[int] | None, device: Any) -> TorchBackbone:
     """Make the model, load the weights that the tapped layers need, and drop the rest of the network."""
     if spec.repo_id:
-        config = json.loads(hub_file(spec.repo_id, "config.json", spec.name).read_text())
-        name, arguments = config.get("architecture", ""), config.get("model_args") or {}
+        config = _hub_config(spec)
+        name, arguments = config["architecture"], config.get("model_args") or {}
         data, repo_id = _data_config(config.get("pretrained_cfg") or config), spec.repo_id
     else:
         _check_name(spec.name)
@@ -64,6 +66,22 @@ def create_timm(spec: BackboneSpec, layers: Sequence[int] | None, device: Any) -
         fingerprint=fingerprint(file),
         device=device,
     )
+
+
+def _hub_config(spec: BackboneSpec) -> dict[str, Any]:
+    """config.json of a timm model on the Hub; only what shapes the network is kept of its model_args."""
+    try:
+        config = json.loads(hub_file(spec.repo_id, "config.json", spec.name).read_text(encoding="utf-8"))
+        known = timm.is_model(config["architecture"])
+        arguments = {key: value for key, value in (config.get("model_args") or {}).items() if key not in _NOT_SHAPE}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        known = False
+    if not known:
+        raise BackboneError(
+            f"{spec.repo_id} is not a model that timm {timm.__version__} knows (its config.json names none): "
+            "choose a timm model, or upgrade timm"
+        )
+    return {**config, "model_args": arguments}
 
 
 def _check_name(name: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from anomalyhub.data.folders import holds_images, is_image_name, subfolders
 from anomalyhub.data.layouts import products_in, read_layout, recognise, recognise_loose, recognise_split
 from anomalyhub.data.samples import SampleRef, Split
-from anomalyhub.errors import InvalidDatasetError, UnknownNameError
+from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, UnknownNameError
 from anomalyhub.types import GOOD
 
 __all__ = ["Dataset", "SampleRef", "Split", "list_products", "load_dataset"]
@@ -37,6 +37,31 @@ class Dataset:
         """Labels in the test split: "good" first when there, then the defect classes, sorted."""
         labels = {label for label in self.test.labels if label is not None}
         return tuple(sorted(labels, key=lambda label: (label != GOOD, label)))
+
+    def split(self, name: str) -> Split:
+        """The split called train or test, or all images, sorted by id.
+
+        Raises InvalidArgumentError for another name and InvalidDatasetError when there is no image in it.
+        """
+        if name not in ("train", "test", "all"):
+            raise InvalidArgumentError(f"split must be train, test or all, got {name!r}: choose one of them")
+        both = {ref.id: ref for ref in (*self.train.refs, *self.test.refs)}  # a flat folder's images are in both
+        chosen = Split(both[key] for key in sorted(both)) if name == "all" else getattr(self, name)
+        if not len(chosen):
+            remedy = "put them into train/good, or into a folder named good" if name == "train" else "give other images"
+            raise InvalidDatasetError(f"{self.root} has no {'normal' if name == 'train' else name} images: {remedy}")
+        return chosen
+
+    def labelled_test(self) -> Split:
+        """The test split, for what needs labels. Raises InvalidDatasetError unless each of its images has one."""
+        test = self.split("test")
+        if None in test.labels:
+            missing = test.ids[test.labels.index(None)]
+            raise InvalidDatasetError(
+                f"{self.root} has images without a label, such as {missing}: "
+                "put images into test/CLASS, or into folders named by class, with the normal ones in good"
+            )
+        return test
 
 
 def load_dataset(path: str | Path, product: str | None = None, *, seed: int = 0) -> Dataset:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalyhub.detection import patchcore as _patchcore  # noqa: F401  (registers itself)
+from anomalyhub.errors import InvalidModelError
 from anomalyhub.registry import detectors
 from anomalyhub.state import read_config
 
@@ -27,7 +28,12 @@ def load_detector(folder: Path, backbone: Any = None):
 
     backbone  replaces the stored SPEC, for example when the weights file has moved; the weights must be the same
     """
-    return detectors[read_config(folder, "detector").get("detector", "")].load(folder, backbone=backbone)
+    name = read_config(folder, "detector").get("detector")
+    if name not in detectors.names():
+        raise InvalidModelError(
+            f"{folder} holds a detector {name!r}, which this version does not have: upgrade with pip install -U anomalyhub"
+        )
+    return detectors[name].load(folder, backbone=backbone)
 
 
 __all__ = ["create_detector", "detectors", "load_detector"]

@@ -27,6 +27,7 @@ def folds_for(n_images: int, at_most: int, seed: int) -> list[Fold]:
         return []
     size = min(at_most, int(np.ceil(n_images / _FOLDS)))
     count = min(_FOLDS, n_images // size, max(1, round(at_most / size)))
+    size = min(size, at_most // count)
     order = np.random.default_rng(seed).permutation(n_images)
     if count * size < n_images <= at_most:  # n_images is not a multiple of the size: the last fold takes what is left
         count += n_images > count * size

@@ -104,6 +104,10 @@ class PatchCore:
         n_images = len(samples) if isinstance(samples, Sized) else None
         if world.size > 1 and n_images is None:
             raise InvalidArgumentError("several processes need a sequence of samples, not a stream: pass a list")
+        if n_images and n_images < world.size:
+            raise InvalidArgumentError(
+                f"{n_images} images do not keep {world.size} processes busy: start at most one process per image"
+            )
         folds = folds_for(n_images, self.config.calibration_images, self.seed) if n_images else []
         if isinstance(samples, Iterator):
             folds = []
@@ -198,7 +202,7 @@ class PatchCore:
         config = {
             "kind": "detector",
             "detector": self.name,
-            "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint},
+            "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "layers": backbone.layers},
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
             "segments": self.segments_,
@@ -212,7 +216,8 @@ class PatchCore:
         config, arrays = read_state(folder, "detector")
         try:
             stored = config["backbone"]
-            self = cls(backbone or stored["spec"], configure(PatchCoreConfig, config["config"]), int(config["seed"]))
+            spec, layers, weights = str(stored["spec"]), stored.get("layers"), str(stored["fingerprint"])
+            self = cls(backbone or spec, configure(PatchCoreConfig, config["config"]), int(config["seed"]))
             self.search_ = self._index(arrays["bank"].astype(np.float32), arrays.get("centroids"))
             self.segments_ = tuple(int(rows) for rows in config["segments"])
             self.plan_ = CoresetPlan(**config["plan"]) if config.get("plan") else None
@@ -221,9 +226,16 @@ class PatchCore:
             raise InvalidModelError(f"{folder} is damaged ({error!r}): copy the model folder again") from error
         if sum(self.segments_) != len(self.search_.bank_):
             raise InvalidModelError(f"{folder} is damaged (bank and segments differ): copy the model folder again")
-        if self._backbone().fingerprint != stored["fingerprint"]:
+        if isinstance(self.backbone, str):
+            self.backbone = create_backbone(self.backbone, layers)
+        elif layers is not None and list(self.backbone.layers) != layers:
             raise InvalidModelError(
-                f"the weights of {self._backbone().spec} are not those that {folder} was fitted with: "
+                f"{folder} was fitted on layers {layers} and this backbone taps {list(self.backbone.layers)}: "
+                "give one with those layers"
+            )
+        if self.backbone.fingerprint != weights:
+            raise InvalidModelError(
+                f"the weights of {self.backbone.spec} are not those that {folder} was fitted with: "
                 "give the same weights with --backbone, or fit again"
             )
         return self
@@ -235,6 +247,11 @@ class PatchCore:
     def _backbone(self):
         if isinstance(self.backbone, str):
             self.backbone = create_backbone(self.backbone, self.config.layers)
+        elif self.config.layers is not None and sorted(self.config.layers) != sorted(self.backbone.layers):
+            raise InvalidArgumentError(
+                f"setting layers is {list(self.config.layers)} and this backbone taps {list(self.backbone.layers)}: "
+                "give a backbone with those layers, or its SPEC"
+            )
         return self.backbone
 
     def _coreset(self, dim: int) -> StreamingCoreset:
@@ -334,6 +351,9 @@ class _Share(Sequence):
 
     def __getitem__(self, index):
         return self.items[self.indices[index]]
+
+    def __iter__(self):
+        return (self.items[index] for index in self.indices)  # the mixin's takes an item's IndexError for the end
 
 
 def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

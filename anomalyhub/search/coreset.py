@@ -10,8 +10,10 @@ import numpy as np
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.protocols import Progress
 from anomalyhub.search.k_center import k_center_greedy
+from anomalyhub.search.thinning import thin
 
-_OVERSAMPLE = 2.0  # a full buffer is reduced to this multiple of the final fraction, so that the last selection can choose
+_KEEP = 0.75  # share of its capacity that a full buffer is thinned to
+_COMPACT = 4.0  # a process hands over this multiple of its share of the bank, so that the last selection can choose
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,12 @@ class CoresetPlan:
 class StreamingCoreset:
     """Collects patch features, keeps what covers them, and never holds more than the budget.
 
-    While all patches fit, the selection is exactly greedy k-center of all of them. A full buffer is reduced to twice
-    the final fraction (k-center of each block), and the last selection runs over what was kept (k-center of the union):
-    Sener and Savarese, ICLR 2018; Malkomes et al., NeurIPS 2015 for the blockwise bound.
+    While all patches fit, the selection is exactly greedy k-center of all of them (Sener and Savarese, ICLR 2018). A full
+    buffer is thinned by a quarter: blocks of near neighbours leave out those that the others cover best (see `thin`), and
+    the last selection runs over what was kept, with a bank of at most half the capacity. Its covering radius exceeds
+    that of exact greedy by at most the radii at which patches were left out.
 
-    Patches carry a group number. Groups are reduced separately, so that `select(without=g)` is a selection in which the
+    Patches carry a group number. Groups are thinned separately, so that `select(without=g)` is a selection in which the
     patches of group g played no part: that is what cross-fitting needs.
 
     fraction     share of the patches that is kept, in (0, 1]
@@ -98,7 +101,7 @@ class StreamingCoreset:
         blockwise = n_patches > self.capacity
         n_bank = self._target(n_patches)
         width = self.projection or self.dim
-        work = float(min(n_patches, self.capacity)) * n_bank * width * (_OVERSAMPLE if blockwise else 1.0)
+        work = float(min(n_patches, self.capacity)) * n_bank * width
         return CoresetPlan(
             n_patches=n_patches,
             dim=self.dim,
@@ -114,8 +117,10 @@ class StreamingCoreset:
         """Allocate for `n_patches` more at once, up to the capacity; without it the buffer grows by doubling."""
         self._grow(min(self._used + n_patches, self.capacity))
 
-    def add(self, rows: np.ndarray, groups: np.ndarray | int = -1, progress: Progress | None = None) -> None:
-        """Take (n, D) float32 rows with one group number each; reduces the buffer when it is full."""
+    def add(self, rows: np.ndarray, groups: np.ndarray | int = -1) -> None:
+        """Take (n, D) float32 rows with one group number each; thins the buffer when it is full."""
+        if rows.ndim != 2 or rows.shape[1] != self.dim:
+            raise InvalidArgumentError(f"rows must have shape (n, {self.dim}), got {rows.shape}")
         groups = np.broadcast_to(np.asarray(groups, np.int32), len(rows))
         for group, count in zip(*np.unique(groups, return_counts=True), strict=True):
             self._seen_by_group[int(group)] = self._seen_by_group.get(int(group), 0) + int(count)
@@ -123,7 +128,7 @@ class StreamingCoreset:
         done = 0
         while done < len(rows):
             if self._used == self.capacity:
-                self._reduce(progress)
+                self._reduce()
             take = min(len(rows) - done, self.capacity - self._used)
             self._append(rows[done : done + take], groups[done : done + take])
             done += take
@@ -148,9 +153,9 @@ class StreamingCoreset:
         """The bank's size: the fraction of the patches, at most what the budget leaves room to choose from."""
         return max(1, min(round(self.fraction * n_patches), int(self.capacity * max(self.fraction, 0.5))))
 
-    def compact(self, progress: Progress | None = None) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
-        """What another coreset needs to `merge` this one: reduced rows, their groups, and the patches seen per group."""
-        self._reduce(progress)
+    def compact(self) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
+        """What another coreset needs to `merge` this one: thinned rows, their groups, and the patches seen per group."""
+        self._reduce(min(self.capacity, int(np.ceil(_COMPACT * self.fraction * self.n_seen))))
         return self._rows[: self._used], self._groups[: self._used], dict(self._seen_by_group)
 
     def merge(self, rows: np.ndarray, groups: np.ndarray, seen: dict[int, int]) -> None:
@@ -169,18 +174,16 @@ class StreamingCoreset:
             space, count, seed=self.seed, initial=initial, allowed=allowed, device=self.device, progress=progress
         )
 
-    def _reduce(self, progress: Progress | None) -> None:
+    def _reduce(self, room: int | None = None) -> None:
+        """Thin the buffer to three quarters, or to `room` rows; every group gives its share of the patches seen."""
         self.blockwise = True
-        groups = self._groups[: self._used]
+        room = int(_KEEP * self.capacity) if room is None else room
+        space = self._projected if self.projection else self._rows
         kept = []
-        room = self.capacity // 2
         for group, seen in sorted(self._seen_by_group.items()):
-            member = groups == group
-            present = int(np.count_nonzero(member))
-            share = int(room * seen / self.n_seen)
-            count = max(1, min(present, share, int(np.ceil(_OVERSAMPLE * self.fraction * seen))))
-            if present:
-                kept.append(self._pick(count, member, progress))
+            members = np.flatnonzero(self._groups[: self._used] == group)
+            if len(members):
+                kept.append(thin(space, members, max(1, room * seen // self.n_seen), seed=self.seed))
         order = np.sort(np.concatenate(kept))
         for array in [self._rows, self._groups] + ([self._projected] if self.projection else []):
             for start in range(0, len(order), 4096):  # in place: a kept row never moves up
@@ -191,7 +194,9 @@ class StreamingCoreset:
     def _append(self, rows: np.ndarray, groups: np.ndarray) -> None:
         end = self._used + len(rows)
         if end > len(self._groups):
-            self._grow(min(self.capacity, max(end, 2 * len(self._groups))))
+            # the last step is a long one, so that the old and the new array never exceed half more than the capacity
+            double = 2 * len(self._groups)
+            self._grow(self.capacity if 2 * double > self.capacity else max(end, double))
         self._rows[self._used : end] = rows
         self._groups[self._used : end] = groups
         if self.projection:

@@ -9,6 +9,7 @@ bound needs no update until the bound has come down to it: points that are cover
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import torch
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.protocols import Progress
 
-_ROWS, _COLUMNS = 2048, 1024  # one product's block: 8 MiB of distances, which stays in a core's cache
+_ROWS, _COLUMNS = 2048, 1024  # one product's block: 8 MiB of distances, which stays in the cache
+_BLOCK = _ROWS * _COLUMNS  # few columns leave room for more rows: fewer, larger steps
 _POOL = 1024
 _PICKED = -1.0  # the squared distance that marks points which may not be picked
 
@@ -39,7 +41,7 @@ def k_center_greedy(
     (Roth et al., CVPR 2022; Sener and Savarese, ICLR 2018). Euclidean distance. Up to rounding and exact ties the
     picks, and their order, are those of plain greedy k-center with the same first pick.
 
-    features  (N, D) float32, finite; not copied and not changed
+    features  (N, D) float32, finite; not changed, and copied only if read-only or not contiguous
     n_select  1 to N (or to the number of allowed points)
     initial   (m, D) float32 centres that are already there: picks are the farthest from these, and from each other
     allowed   (N,) bool, False for points that are neither picked nor covered
@@ -50,12 +52,14 @@ def k_center_greedy(
     Raises InvalidArgumentError on a wrong shape, NaN or infinity, and n_select outside its range.
     """
     points = _as_points("features", features)
+    if allowed is not None and np.shape(allowed) != (len(points),):
+        raise InvalidArgumentError(f"allowed must have shape ({len(points)},), got {np.shape(allowed)}")
     usable = len(points) if allowed is None else int(np.count_nonzero(allowed))
     if not 1 <= n_select <= usable:
         raise InvalidArgumentError(f"n_select must be between 1 and the number of points ({usable}), got {n_select}")
     state = _Distances(torch.from_numpy(points).to(device), n_select, allowed)
     if initial is not None and len(initial):
-        state.lower_by(torch.from_numpy(_as_points("initial", initial)).to(device))
+        state.lower_by(torch.from_numpy(_as_points("initial", initial, points.shape[1])).to(device))
     else:
         state.commit(np.array([_first_pick(state, seed)]))
         state.refresh(np.flatnonzero(state.distances != _PICKED))
@@ -82,18 +86,24 @@ def k_center_greedy(
 
 def covering_radius(features: np.ndarray, centres: np.ndarray) -> float:
     """Largest Euclidean distance from any of the (N, D) features to its nearest of the (M, D) centres."""
-    state = _Distances(torch.from_numpy(_as_points("features", features)), 1, None)
-    state.lower_by(torch.from_numpy(_as_points("centres", centres)))
+    points = _as_points("features", features)
+    state = _Distances(torch.from_numpy(points), 1, None)
+    state.lower_by(torch.from_numpy(_as_points("centres", centres, points.shape[1])))
     return float(np.sqrt(state.distances.max()))
 
 
-def _as_points(name: str, array: np.ndarray) -> np.ndarray:
+def _as_points(name: str, array: np.ndarray, dim: int | None = None) -> np.ndarray:
+    if np.ndim(array) != 2 or 0 in np.shape(array) or (dim and dim != np.shape(array)[1]):
+        raise InvalidArgumentError(
+            f"{name} must have shape (N, {dim or 'D'}) with N and D at least 1, got {np.shape(array)}"
+        )
     array = np.ascontiguousarray(array, dtype=np.float32)
-    if array.ndim != 2 or 0 in array.shape:
-        raise InvalidArgumentError(f"{name} must have shape (N, D) with N and D at least 1, got {array.shape}")
-    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+    low, high, limit = float(array.min()), float(array.max()), 1e18 / array.shape[1] ** 0.5
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InvalidArgumentError(f"{name} must be finite, got NaN or infinity")
-    return array
+    if max(-low, high) > limit:
+        raise InvalidArgumentError(f"{name} must not exceed {limit:.0e}, whose square float32 holds: scale them down")
+    return array if array.flags.writeable else array.copy()  # torch takes no read-only memory
 
 
 class _Distances:
@@ -101,10 +111,12 @@ class _Distances:
 
     def __init__(self, points: torch.Tensor, capacity: int, allowed: np.ndarray | None):
         self.points = points
-        self.offset = points[:: max(1, len(points) // 4096)].mean(0)  # against cancellation far from the origin
         self.distances = np.full(len(points), np.inf, np.float32)
         if allowed is not None:
             self.distances[~np.asarray(allowed, bool)] = _PICKED
+        # against cancellation far from the origin; of the allowed points alone, as the others must play no part
+        usable = np.flatnonzero(self.distances != _PICKED)
+        self.offset = points[torch.from_numpy(usable[:: max(1, len(usable) // 4096)]).to(points.device)].mean(0)
         self.seen = np.zeros(len(points), np.int32)  # how many of the picks each point has been compared with
         self.picks = np.zeros(capacity, np.int64)
         self.n_picked = 0
@@ -151,8 +163,9 @@ class _Distances:
         self.seen[indices] = self.n_picked
 
     def _lower(self, indices: np.ndarray, centres: torch.Tensor, norms: torch.Tensor) -> None:
-        for start in range(0, len(indices), _ROWS):
-            chunk = indices[start : start + _ROWS]
+        step = max(_ROWS, min(_BLOCK // min(len(centres), _COLUMNS), _BLOCK // centres.shape[1]))
+        for start in range(0, len(indices), step):
+            chunk = indices[start : start + step]
             rows = self.rows(chunk)
             nearest = rows.new_full((len(chunk),), np.inf)
             for column in range(0, len(centres), _COLUMNS):

@@ -47,7 +47,12 @@ class NearestNeighbours:
         bank = np.ascontiguousarray(bank, np.float32)
         if bank.ndim != 2 or 0 in bank.shape:
             raise InvalidArgumentError(f"bank must have shape (M, D) with M and D at least 1, got {bank.shape}")
-        self.bank_ = bank if self.storage == "float32" else bank.astype(np.float16)
+        if centroids is not None and (centroids.ndim != 2 or centroids.shape[1] != bank.shape[1]):
+            raise InvalidArgumentError(f"centroids must have shape (cells, {bank.shape[1]}), got {centroids.shape}")
+        self.bank_ = bank
+        if self.storage == "float16":
+            self.bank_ = bank.astype(np.float16)
+            bank = self.bank_.astype(np.float32)  # cells by the rounded rows, as a later fit from bank_ will find them
         flat = self.kind == "flat" or (self.kind == "auto" and len(bank) <= FLAT_UP_TO)
         self.centroids_ = None if flat else (centroids if centroids is not None else self._k_means(bank))
         self.index_ = self._flat(bank.shape[1]) if self.centroids_ is None else self._inverted_file(self.centroids_)
@@ -60,7 +65,7 @@ class NearestNeighbours:
         k is cut to the size of the bank; where an inverted file finds fewer than k, the row is searched exactly.
         """
         k = min(k, len(self._fitted().bank_))
-        patches = np.ascontiguousarray(patches, np.float32)
+        patches = self._as_patches(patches)
         squared, rows = self.index_.search(patches, k)
         missed = np.flatnonzero(rows[:, -1] < 0)
         if len(missed):
@@ -69,7 +74,7 @@ class NearestNeighbours:
 
     def query_exact(self, patches: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """`query`, but every cell is searched."""
-        squared, rows = self._fitted()._exact(np.ascontiguousarray(patches, np.float32), min(k, len(self.bank_)))
+        squared, rows = self._exact(self._as_patches(patches), min(k, len(self._fitted().bank_)))
         return np.sqrt(np.maximum(squared, 0.0)), rows
 
     def farthest(self, patches: np.ndarray, distances: np.ndarray) -> tuple[int, float]:
@@ -102,6 +107,12 @@ class NearestNeighbours:
         if not hasattr(self, "index_"):
             raise NotFittedError("NearestNeighbours is not fitted: call fit() first")
         return self
+
+    def _as_patches(self, patches: np.ndarray) -> np.ndarray:
+        dim = self._fitted().bank_.shape[1]
+        if np.ndim(patches) != 2 or np.shape(patches)[1] != dim:
+            raise InvalidArgumentError(f"patches must have shape (P, {dim}), got {np.shape(patches)}")
+        return np.ascontiguousarray(patches, np.float32)
 
     def _exact(self, patches: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if self.centroids_ is None:

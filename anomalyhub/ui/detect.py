@@ -11,20 +11,20 @@ from pathlib import Path
 import cv2
 
 from anomalyhub.data import SampleRef, Split
-from anomalyhub.errors import Cancelled, InvalidArgumentError, InvalidImageError
+from anomalyhub.errors import InvalidArgumentError, InvalidImageError
 from anomalyhub.protocols import Progress
+from anomalyhub.report.coco import UNNAMED
 from anomalyhub.report.overlay import fit_within
 from anomalyhub.report.results import write_results
 from anomalyhub.report.tables import Prediction, write_predictions_csv
 from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
 from anomalyhub.ui import sources
-from anomalyhub.ui.session import Checked, Job, Session, Source
-from anomalyhub.ui.watched import Watched
+from anomalyhub.ui.session import Checked, Job, Session, Source, Watched
 
 #: Longer side in pixels of the pictures and maps that are kept. Maps are smoother than this.
 SIDE = 320
 #: Backbones that visitors from elsewhere may choose: nobody may fill the disk or name files of the machine.
-OFFERED = ("embedded", "resnet18", "wide_resnet50_2", "vit_small_patch14_dinov2.lvd142m")
+OFFERED = ("embedded", "resnet18", "wide_resnet50_2", "vit_small_patch16_224.dino")
 
 
 @dataclass(frozen=True)
@@ -199,9 +199,14 @@ def headline(session: Session) -> str:
 def table(session: Session) -> list[list[str | float]]:
     """Rows of image, score, p-value, verdict and, where it is known, the true label; highest score first."""
     return [
-        [one.ref.id, round(one.map.image_score, 4), float(f"{one.p_value:.3g}"), _verdict(session, one), _truth(one)]
+        [one.ref.id, round(one.map.image_score, 4), p_text(one.p_value), _verdict(session, one), _truth(one)]
         for one in session.checked
     ]
+
+
+def p_text(p_value: float) -> str:
+    """A p-value as people read it."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}" if p_value < 0.1 else f"{p_value:.2f}"
 
 
 def _verdict(session: Session, one: Checked) -> str:
@@ -219,8 +224,7 @@ def csv_file(session: Session) -> str:
     rows = []
     for one in session.checked:
         defective = is_defective(session, one)
-        label = "anomalous" if defective else GOOD
-        rows.append(Prediction(one.ref.id, one.map.image_score, one.p_value, defective, label))
+        rows.append(Prediction(one.ref.id, one.map.image_score, one.p_value, defective, UNNAMED if defective else GOOD))
     write_predictions_csv(path, rows)
     return str(path)
 
@@ -267,27 +271,3 @@ def _slug(session: Session) -> str:
     """A file name from the product's name."""
     name = session.source.name if session.source else "model"
     return "anomalyhub-" + "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
-__all__ = [
-    "OFFERED",
-    "SIDE",
-    "Cancelled",
-    "Settings",
-    "check",
-    "counts",
-    "csv_file",
-    "headline",
-    "is_defective",
-    "judge",
-    "learn",
-    "model_file",
-    "overlays_file",
-    "set_false_alarm_rate",
-    "set_threshold",
-    "table",
-    "take_unknown",
-    "use_dataset",
-    "use_sample",
-    "use_uploads",
-]

@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import numpy as np
 from anomalyhub.data import SampleRef, Split
 from anomalyhub.errors import Cancelled
 from anomalyhub.protocols import Progress
-from anomalyhub.types import AnomalyMap
+from anomalyhub.types import AnomalyMap, Sample
 
 if TYPE_CHECKING:
     from anomalyhub.pipeline import Inspector  # which imports torch
@@ -112,6 +113,23 @@ class Job:
         self.check()
         if self._show is not None:
             self._show(fraction, plain_words(text))
+
+
+class Watched(Sequence):
+    """A sequence of samples that checks for cancellation before each item is decoded."""
+
+    def __init__(self, items: Sequence[Sample], check: Callable[[], None]):
+        self._items, self._check = items, check
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Sample:
+        self._check()
+        return self._items[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))  # the mixin's would take an IndexError inside for the end
 
 
 #: What stages report, and how it reads to somebody who looks at parts.

@@ -1,0 +1,143 @@
+"""The app. A tab is one file with a `build_…_tab(session, data_root, trusted)` and one line in TABS."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tempfile
+import threading
+import time
+import weakref
+from pathlib import Path
+
+from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError
+
+# Before gradio is imported: it reads them once, and the app talks to nobody but its visitors.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr  # noqa: E402
+
+from anomalyhub.ui.detect_tab import build_detect_tab  # noqa: E402
+from anomalyhub.ui.session import Session  # noqa: E402
+from anomalyhub.ui.sources import NORMALS  # noqa: E402
+from anomalyhub.ui.theme import CSS, LOGO, theme  # noqa: E402
+
+TABS = [
+    ("Detect", build_detect_tab),
+]
+
+DEFAULT_PORT = 7860
+_PURPOSE = "Show it normal parts. It finds the defective ones, and where the defects are."
+_TOGGLE = "element.querySelector('button').addEventListener('click', () => document.body.classList.toggle('dark'));"
+_HOUR = 3600
+
+
+def build_app(data_root: str | Path | None = None, *, trusted: bool = False) -> gr.Blocks:
+    """The app, not yet running.
+
+    data_root  a folder whose data sets visitors may choose; nothing outside it can be reached
+    trusted    visitors may name any backbone and weights files of this machine, as on one's own computer
+    Raises InvalidDatasetError when `data_root` is no folder.
+    """
+    root = Path(data_root).expanduser() if data_root else None
+    if root is not None and not root.is_dir():
+        raise InvalidDatasetError(f"the data root {data_root} is not a folder: give the folder that holds data sets")
+    with gr.Blocks(title="AnomalyHub", analytics_enabled=False, delete_cache=(600, _HOUR)) as app:
+        session = gr.State(Session(), delete_callback=Session.close)
+        gr.HTML(_header(), js_on_load=_TOGGLE, apply_default_css=False)
+        with gr.Tabs():
+            for name, build in TABS:
+                with gr.Tab(name):
+                    build(session, root, trusted)
+        _stop_work_of_those_who_leave(app, session)
+    return app.queue(max_size=64)
+
+
+def launch(
+    app: gr.Blocks | None = None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    data_root: str | Path | None = None,
+    browser: bool = False,
+) -> None:
+    """Serve the app until interrupted.
+
+    app   what `build_app` made; default: made here, trusting visitors when only this computer can reach it
+    host  address to listen on; default: $GRADIO_SERVER_NAME, else this computer only
+    port  default: 7860, or the next free one; a given port that is taken raises InvalidArgumentError
+    """
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    with tempfile.TemporaryDirectory(prefix="anomalyhub-uploads-", ignore_cleanup_errors=True) as folder:
+        os.environ.setdefault("GRADIO_TEMP_DIR", folder)
+        app = app or build_app(data_root, trusted=_is_loopback(host))
+        _serve(app, host, port, browser)
+
+
+def _serve(app: gr.Blocks, host: str, port: int | None, browser: bool) -> None:
+    try:
+        _, url, _ = app.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            footer_links=[],
+            state_session_capacity=200,
+            max_file_size=NORMALS.max_bytes,
+            theme=theme(),
+            css_paths=CSS,
+            favicon_path=LOGO,
+        )
+    except OSError as error:
+        taken = f"port {port} is taken or not allowed" if port else "no free port was found"
+        raise InvalidArgumentError(f"the app cannot listen on {host}: {taken}; give another --port") from error
+    print(f"AnomalyHub is at {url} (Ctrl+C stops it)", flush=True)
+    threading.Thread(target=_warm_up, daemon=True).start()
+    try:
+        while app.is_running:
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        print("stopping")
+    finally:
+        app.close(verbose=False)
+
+
+def _warm_up() -> None:
+    """Load what the first fit needs, after the page is there."""
+    from anomalyhub import pipeline  # noqa: F401
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _header() -> str:
+    return (
+        f'<div class="ah-header">{LOGO.read_text(encoding="utf-8")}<div><h1>AnomalyHub</h1><p>{_PURPOSE}</p></div>'
+        '<button type="button" aria-label="light or dark" title="light or dark">◐</button></div>'
+    )
+
+
+def _stop_work_of_those_who_leave(app: gr.Blocks, session: gr.State) -> None:
+    """A closed tab must not keep the queue busy; its state stays for an hour, in case the visitor returns."""
+    present: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
+
+    def arrived(state: Session, request: gr.Request) -> Session:
+        present[request.session_hash] = state
+        return state
+
+    def left(request: gr.Request) -> None:
+        if state := present.get(request.session_hash):
+            state.cancel()
+
+    app.load(arrived, session, session, api_name="arrived", queue=False, show_progress="hidden")
+    app.unload(left)
+
+
+__all__ = ["DEFAULT_PORT", "TABS", "build_app", "launch"]
