@@ -1,6 +1,7 @@
 """The command line: one verb per function, which parses, calls the pipeline and writes.
 
-Exit codes: 0 done; 2 the input or the arguments are wrong, said in one line on standard error; 1 anything else.
+Exit codes: 0 done; 2 the input or the arguments are wrong, said in one line on standard error; 130 or 143 stopped by
+Ctrl-C or SIGTERM; 1 anything else.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from anomalyhub.config import parse_settings
 from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, InvalidDatasetError, OutputError
 from anomalyhub.fsio import atomic_file, atomic_folder, updated_folder
 from anomalyhub.protocols import Progress
+
+_STOPPED = 130
 
 app = typer.Typer(
     name="anomalyhub",
@@ -121,7 +124,7 @@ def fit(
         samples = _readable(dataset.split("train"), skip_unreadable)
         from anomalyhub.pipeline import Inspector
 
-        with _bar("fit") as progress:
+        with _bar("fit", plan=staged is not None) as progress:
             inspector = Inspector.fit(
                 detector,
                 samples,
@@ -288,35 +291,37 @@ def demo(
     command += ["--no-browser"] if no_browser else []
     with subprocess.Popen(command) as process:
         try:
-            process.wait()
-        except KeyboardInterrupt:  # Ctrl-C has reached the app too, kill has not
+            code = process.wait()
+        except KeyboardInterrupt:  # how the app is closed; Ctrl-C has reached it too, kill has not
             process.terminate()
-    raise typer.Exit(process.returncode)
+            code = 0
+    raise typer.Exit(code)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code; SIGTERM stops it as cleanly as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(arguments))
+    caught: list[int] = []
 
+    def stop(number: int, _: Any) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
-
-
-def _terminate(*_: Any) -> None:
-    raise _Terminated
+    signal.signal(signal.SIGTERM, stop)
+    code = run(arguments)
+    sys.exit(128 + caught[0] if caught and code == _STOPPED else code)
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Set ANOMALYHUB_DEBUG=1 for tracebacks."""
     try:
-        return int(app(args=arguments, prog_name="anomalyhub", standalone_mode=False) or 0)
+        code = int(app(args=arguments, prog_name="anomalyhub", standalone_mode=False) or 0)
+        if code != _STOPPED:  # what the parser makes of Ctrl-C; older ones raise Abort
+            return code
+        return _fail("stopped; nothing was written", _STOPPED)
     except AnomalyHubError as error:
         return _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort) as error:  # the parser turns the first into the second
-        terminated = isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated)
-        return _fail("stopped; nothing was written", 143 if terminated else 130)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped; nothing was written", _STOPPED)
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's own errors, whichever module they come from
             return _fail(f"{error.format_message().rstrip('.')}: see anomalyhub {_verb(error)}--help", 2)
@@ -340,14 +345,19 @@ def _verb(error: Any) -> str:
 
 
 @contextmanager
-def _bar(title: str) -> Iterator[Progress]:
-    """A progress bar on standard error; silent where that is not a terminal."""
+def _bar(title: str, plan: bool = False) -> Iterator[Progress]:
+    """A progress bar on standard error; silent where that is not a terminal.
+
+    plan  print the text that comes with 0.0 on standard output: it says what the work will take
+    """
     from tqdm import tqdm
 
     layout = "{desc:<60.60} {percentage:3.0f}%|{bar}| {elapsed}"
     with tqdm(total=1.0, desc=title, bar_format=layout, disable=not sys.stderr.isatty(), leave=False) as bar:
 
         def progress(fraction: float, text: str) -> None:
+            if plan and fraction == 0.0:
+                tqdm.write(text)
             bar.set_description_str(f"{title}: {text}", refresh=False)
             bar.update(max(0.0, fraction - bar.n))
 

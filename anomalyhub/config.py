@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -80,6 +81,8 @@ def _parse(text: str, kind: Any) -> Any:
         if number != int(number):
             raise ValueError
         return int(number)
+    if kind is float and not math.isfinite(float(text)):
+        raise ValueError
     return kind(text)
 
 

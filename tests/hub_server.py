@@ -16,7 +16,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """A running server: its address, the requests that it got, and how it misbehaves.
 
-    hang  "all" never answers, "files" answers nothing but the front page
+    hang  requests of these methods, such as "HEAD GET", are never answered
     cut   closes the connection after so many bytes of a file
     """
 
@@ -42,7 +42,7 @@ def hub_server(files: Mapping[str, bytes], **behaviour) -> Iterator[Hub]:
 
         def answer(self):
             hub.requests.append(f"{self.command} {self.path}")
-            if hub.hang == "all" or (hub.hang == "files" and self.path != "/"):
+            if self.command in hub.hang:
                 hub.released.wait(60)
                 return
             if self.path == "/":

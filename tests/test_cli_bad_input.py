@@ -6,8 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,24 +132,57 @@ BAD_INPUT = [
     ("setting given twice", f"{FIT} {RING} --set crop=1 --set crop=2", ["'crop'", "given twice", "give it once"]),
     ("coreset 0", f"{FIT} {RING} --set coreset=0", ["coreset", "(0, 1]", "got 0.0", "0.1 keeps 10 %"]),
     ("coreset 2", f"{FIT} {RING} --set coreset=2", ["coreset", "(0, 1]", "got 2.0", "0.1 keeps 10 %"]),
-    ("coreset nan", f"{FIT} {RING} --set coreset=nan", ["coreset", "(0, 1]", "got nan", "0.1 keeps 10 %"]),
+    ("coreset nan", f"{FIT} {RING} --set coreset=nan", ["coreset='nan'", "is not a number"]),
+    ("infinite sigma", f"{FIT} {RING} --set sigma=inf", ["sigma='inf'", "is not a number"]),
     ("even neighbourhood", f"{FIT} {RING} --set neighbourhood=2", ["neighbourhood", "must be odd", "got 2"]),
     ("crop above resize", f"{FIT} {RING} --set resize=64 --set crop=96", ["crop (96)", "must not exceed resize (64)"]),
-    ("budget too small", f"{FIT} {RING} --set byte_budget=1000", ["byte budget of 1000", "holds 0 patches", "give at least"]),
+    (
+        "budget too small",
+        f"{FIT} {RING} --set byte_budget=1000",
+        ["byte budget of 1000", "holds 0 patches", "give at least"],
+    ),
     ("no such layers", f"{FIT} {RING} --set layers=2,99", ["[2, 99]", "do not exist in embedded", "choose"]),
-    ("unknown detector", f"fit pachcore {RING} --out o", ["'pachcore'", "unknown detector", "did you mean 'patchcore'"]),
+    (
+        "unknown detector",
+        f"fit pachcore {RING} --out o",
+        ["'pachcore'", "unknown detector", "did you mean 'patchcore'"],
+    ),
     ("false-alarm rate 0", f"{FIT} {RING} --false-alarm-rate 0", ["got 0.0", "between 0 and 1", "0.01 is 1 %"]),
     ("false-alarm rate 1.5", f"{FIT} {RING} --false-alarm-rate 1.5", ["got 1.5", "between 0 and 1", "0.01 is 1 %"]),
     ("false-alarm rate nan", f"{FIT} {RING} --false-alarm-rate nan", ["got nan", "between 0 and 1", "0.01 is 1 %"]),
     # ---- backbones
     ("unknown backbone", f"{FIT} {RING} --backbone resnet81", ["'resnet81'", "did you mean", "choose one of embedded"]),
     ("unknown weights tag", f"{FIT} {RING} --backbone resnet18.nope", ["'resnet18.nope'", "choose one of resnet18."]),
-    ("no backbone name", f"{FIT} {RING} --backbone @w.safetensors", ["'@w.safetensors'", "has no name", "give embedded"]),
-    ("no weights file", f"{FIT} {RING} --backbone resnet18@gone.safetensors", ["gone.safetensors", "does not exist", "@"]),
-    ("pickled weights", f"{FIT} {RING} --backbone resnet18@weights.pth", ["weights.pth", "not a .safetensors", "convert"]),
-    ("damaged weights", f"{FIT} {RING} --backbone resnet18@bad.safetensors", ["bad.safetensors", "not a readable", "again"]),
-    ("other architecture", f"{FIT} {RING} --backbone resnet18@other.safetensors", ["other.safetensors", "lacks", "give"]),
-    ("embedded with a file", f"{FIT} {RING} --backbone embedded@other.safetensors", ["embedded", "its own", "leave out"]),
+    (
+        "no backbone name",
+        f"{FIT} {RING} --backbone @w.safetensors",
+        ["'@w.safetensors'", "has no name", "give embedded"],
+    ),
+    (
+        "no weights file",
+        f"{FIT} {RING} --backbone resnet18@gone.safetensors",
+        ["gone.safetensors", "does not exist", "@"],
+    ),
+    (
+        "pickled weights",
+        f"{FIT} {RING} --backbone resnet18@weights.pth",
+        ["weights.pth", "not a .safetensors", "convert"],
+    ),
+    (
+        "damaged weights",
+        f"{FIT} {RING} --backbone resnet18@bad.safetensors",
+        ["bad.safetensors", "not a readable", "again"],
+    ),
+    (
+        "other architecture",
+        f"{FIT} {RING} --backbone resnet18@other.safetensors",
+        ["other.safetensors", "lacks", "give"],
+    ),
+    (
+        "embedded with a file",
+        f"{FIT} {RING} --backbone embedded@other.safetensors",
+        ["embedded", "its own", "leave out"],
+    ),
     ("Hub unreachable, timm name", f"{FIT} {RING} --backbone resnet18", ["'resnet18'", *OFFLINE]),
     ("Hub unreachable, Hub id", f"{FIT} {RING} --backbone hf:someone/net", ["someone/net", *OFFLINE]),
     ("not a Hub id", f"{FIT} {RING} --backbone hf:net", ["'hf:net'", "not a Hub id", "hf:OWNER/NAME"]),
@@ -163,13 +194,33 @@ BAD_INPUT = [
     ("out is the data", f"fit patchcore {RING} --out data/ring --overwrite", ["data", "which this run reads", "--out"]),
     ("out is another product", f"fit patchcore {RING} --out data/label --overwrite", ["data/label", "reads", "--out"]),
     ("out holds the data", f"fit patchcore {RING} --out data --overwrite", ["data", "which this run reads", "--out"]),
-    ("out inside the data", "predict model --data flat --out flat/results", ["flat/results", "inside", "choose an --out"]),
+    (
+        "out inside the data",
+        "predict model --data flat --out flat/results",
+        ["flat/results", "inside", "choose an --out"],
+    ),
     ("out is the model", f"predict model {RING} --out model --overwrite", ["model", "which this run reads", "--out"]),
-    ("out is where we are", f"fit patchcore {RING} --out . --overwrite", ["working", "choose a folder inside", "--out"]),
-    ("out is a repository", f"fit patchcore {RING} --out home --overwrite", ["home", "git repository", "another --out"]),
-    ("out's name too long", f"fit patchcore {RING} --out {'x' * 300}", ["xxx", "too long", "choose another output path"]),
+    (
+        "out is where we are",
+        f"fit patchcore {RING} --out . --overwrite",
+        ["working", "choose a folder inside", "--out"],
+    ),
+    (
+        "out is a repository",
+        f"fit patchcore {RING} --out home --overwrite",
+        ["home", "git repository", "another --out"],
+    ),
+    (
+        "out's name too long",
+        f"fit patchcore {RING} --out {'x' * 300}",
+        ["xxx", "too long", "choose another output path"],
+    ),
     ("sample onto a folder", "sample --out full --train 1", ["full", "is not empty", "--overwrite"]),
-    ("json is a folder", f"evaluate model {RING} --json empty", ["empty", "is not a file", "choose another output path"]),
+    (
+        "json is a folder",
+        f"evaluate model {RING} --json empty",
+        ["empty", "is not a file", "choose another output path"],
+    ),
     ("json below a file", f"evaluate model {RING} --json file.txt/e", ["file.txt", "is a file", "another output path"]),
     # ---- models
     ("no model", f"predict gone {RING} --out o", ["gone", "does not exist", "--out folder of a fit"]),
@@ -180,8 +231,16 @@ BAD_INPUT = [
     ("damaged JSON", f"predict bad_json {RING} --out o", ["bad_json/config.json", "not readable JSON", "copy"]),
     ("damaged arrays", f"predict bad_state {RING} --out o", ["bad_state/state.safetensors", "damaged", "fit again"]),
     ("newer schema", f"predict newer {RING} --out o", ["newer", "schema 99", "upgrade"]),
-    ("another kind of model", f"predict kind {RING} --out o", ["kind", "holds a classifier", "not a detector", "--out folder of a fit"]),
-    ("detector of a newer version", f"predict stranger {RING} --out o", ["stranger", "'patchkore'", "does not have", "upgrade"]),
+    (
+        "another kind of model",
+        f"predict kind {RING} --out o",
+        ["kind", "holds a classifier", "not a detector", "--out folder of a fit"],
+    ),
+    (
+        "detector of a newer version",
+        f"predict stranger {RING} --out o",
+        ["stranger", "'patchkore'", "does not have", "upgrade"],
+    ),
     ("arrays and config differ", f"predict short {RING} --out o", ["short", "damaged", "copy the model folder again"]),
     ("arrays' place taken by a list", f"predict list {RING} --out o", ["list/config.json", "JSON object", "copy"]),
     ("setting of another version", f"predict odd {RING} --out o", ["odd", "'colour'", "copy the model folder again"]),
@@ -190,11 +249,19 @@ BAD_INPUT = [
     ("no threshold in the file", f"predict no_point {RING} --out o", ["no_point/inspector.json", "damaged", "copy"]),
     ("other weights than the model's", f"{PREDICT} {RING} --backbone resnet18", ["'resnet18'", *OFFLINE]),
     # ---- predict
-    ("two thresholds", f"{PREDICT} {RING} --threshold 1 --false-alarm-rate 0.1", ["--threshold", "exclude", "one of them"]),
+    (
+        "two thresholds",
+        f"{PREDICT} {RING} --threshold 1 --false-alarm-rate 0.1",
+        ["--threshold", "exclude", "one of them"],
+    ),
     ("threshold nan", f"{PREDICT} {RING} --threshold nan", ["--threshold", "finite number", "got nan"]),
     ("threshold inf", f"{PREDICT} {RING} --threshold inf", ["--threshold", "finite number", "got inf"]),
     ("rate 0", f"{PREDICT} {RING} --false-alarm-rate 0", ["got 0.0", "between 0 and 1", "0.01 is 1 %"]),
-    ("model without threshold", f"predict single {RING} --out o", ["no threshold", "fewer than 2 images", "--threshold"]),
+    (
+        "model without threshold",
+        f"predict single {RING} --out o",
+        ["no threshold", "fewer than 2 images", "--threshold"],
+    ),
     ("its false-alarm rate", f"predict single {RING} --out o --false-alarm-rate 0.1", ["no held-out", "--threshold"]),
     # ---- evaluate
     ("unlabelled images", f"{EVALUATE} --data flat", ["flat", "without a label", "0.png", "test/CLASS"]),
@@ -208,7 +275,11 @@ BAD_INPUT = [
     ("one cost only", f"threshold model {RING} --cost-escape 5", ["labelled images are needed", "both costs"]),
     ("negative cost", f"threshold model {RING} --cost-escape -5 --cost-false-alarm 1", ["costs", "at least 0", "-5.0"]),
     ("F1 on unlabelled images", "threshold model --f1-max --data flat", ["flat", "without a label", "test/CLASS"]),
-    ("F1 on defects only", "threshold model --f1-max --data defects", ["0 good and 3 defective", "add labelled images"]),
+    (
+        "F1 on defects only",
+        "threshold model --f1-max --data defects",
+        ["0 good and 3 defective", "add labelled images"],
+    ),
     ("value without calibration", "threshold single --value 1", ["no held-out scores", "fit on more normal images"]),
     # ---- append
     ("append of nothing", "append model", ["--data", "--undo", "give either"]),
@@ -216,7 +287,11 @@ BAD_INPUT = [
     ("undo without append", "append model --undo", ["no append to undo", "as it was fitted"]),
     ("append of defects", "append model --data defects", ["defects", "no normal images", "folder named good"]),
     # ---- sample
-    ("unknown sample product", "sample --out o --product nut", ["'nut'", "unknown sample product", "label, ring, weave"]),
+    (
+        "unknown sample product",
+        "sample --out o --product nut",
+        ["'nut'", "unknown sample product", "label, ring, weave"],
+    ),
     ("sample too small", "sample --out o --size 8", ["size", "at least 64", "got 8"]),
 ]
 

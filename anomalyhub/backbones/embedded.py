@@ -45,14 +45,15 @@ class ScatteringNet(torch.nn.Module):
         pyramid = [F.conv2d(images, self.opponent)]
         while len(pyramid) < _SCALES + 1:
             pyramid.append(self._down(pyramid[-1]))
-        first = [self._first_order(level) for level in pyramid]
+        # a modulus is smooth: half the resolution holds it, where the maps are finer than any output
+        first = [self._first_order(level, stride=2 if scale < 3 else 1) for scale, level in enumerate(pyramid)]
         maps = [self._describe(pyramid, first, start) for start in (0, 1)]
         return [level / getattr(self, f"scale{i}") for i, level in enumerate(maps)] if normalised else maps
 
-    def _first_order(self, level: torch.Tensor) -> torch.Tensor:
+    def _first_order(self, level: torch.Tensor, stride: int) -> torch.Tensor:
         """Modulus of the oriented responses: 8 of the luminance, 1 of each chroma."""
-        luminance = self._modulus(level[:, :1], self.wavelets)
-        chroma = [self._modulus(level[:, c : c + 1], self.coarse).mean(1, keepdim=True) for c in (1, 2)]
+        luminance = self._modulus(level[:, :1], self.wavelets, stride)
+        chroma = [self._modulus(level[:, c : c + 1], self.coarse, stride).mean(1, keepdim=True) for c in (1, 2)]
         return torch.cat([luminance, *chroma], 1)
 
     def _describe(self, pyramid: list[torch.Tensor], first: list[torch.Tensor], start: int) -> torch.Tensor:
@@ -62,15 +63,15 @@ class ScatteringNet(torch.nn.Module):
         for scale in range(start, start + _SCALES):
             parts.append(_pool_to(first[scale], target).sqrt())
         for scale in (start, start + 1):
-            fine = F.avg_pool2d(first[scale][:, :_ORIENTATIONS], 2, ceil_mode=True)
+            fine = first[scale][:, :_ORIENTATIONS]
             batch, channels, height, width = fine.shape
             second = self._modulus(fine.reshape(batch * channels, 1, height, width), self.coarse)
             parts.append(_pool_to(second.reshape(batch, -1, height, width), target).sqrt())
         return torch.cat(parts, 1)
 
-    def _modulus(self, image: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    def _modulus(self, image: torch.Tensor, bank: torch.Tensor, stride: int = 1) -> torch.Tensor:
         pad = bank.shape[-1] // 2
-        response = F.conv2d(F.pad(image, (pad,) * 4, mode="replicate"), bank)
+        response = F.conv2d(F.pad(image, (pad,) * 4, mode="replicate"), bank, stride=stride)
         half = response.shape[1] // 2
         return (response[:, :half].square() + response[:, half:].square() + 1e-8).sqrt()
 

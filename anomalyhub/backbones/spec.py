@@ -55,7 +55,7 @@ def hub_file(repo_id: str, filename: str, wanted_by: str) -> Path:
     The Hub is asked only when the file is not in the cache; an unreachable Hub is reported within seconds.
     Raises BackboneError naming the remedy.
     """
-    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants, errors, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     try:
         cached = try_to_load_from_cache(repo_id, filename)
@@ -70,29 +70,33 @@ def hub_file(repo_id: str, filename: str, wanted_by: str) -> Path:
     what = f"the weights of {wanted_by!r} ({repo_id}) are not in the local cache"
     if constants.HF_HUB_OFFLINE:
         raise BackboneError(f"{what} and HF_HUB_OFFLINE is set: {remedy}")
-    if not _reachable(constants.ENDPOINT):
+    if not _answers(hf_hub_url(repo_id, filename)):
         raise BackboneError(f"{what} and {constants.ENDPOINT} cannot be reached: {remedy}")
     try:
         return Path(hf_hub_download(repo_id, filename, etag_timeout=_CONNECT_SECONDS))
-    except (errors.RepositoryNotFoundError, errors.RemoteEntryNotFoundError) as error:
-        raise BackboneError(
-            f"{repo_id} on {constants.ENDPOINT} has no {filename} that this login may read: check the name, "
-            "or log in with `hf auth login`"
-        ) from error
-    except (OSError, errors.HfHubHTTPError) as error:
+    except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
+        missing = (errors.RepositoryNotFoundError, errors.EntryNotFoundError)
+        if isinstance(error, missing) and not isinstance(error, errors.LocalEntryNotFoundError):
+            raise BackboneError(
+                f"{repo_id} on {constants.ENDPOINT} has no {filename} that this login may read: check the name, "
+                "or log in with `hf auth login`"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(f"downloading {filename} of {repo_id} failed ({reason}): {remedy}") from error
 
 
-def _reachable(endpoint: str) -> bool:
-    """Whether the Hub answers at all, with a bound on name resolution too, which no client's timeout covers."""
+def _answers(url: str) -> bool:
+    """Whether the Hub says anything about a file, with a bound on name resolution too, which no client's timeout covers.
+
+    The client itself retries for minutes.
+    """
     from huggingface_hub import get_session
 
     answered = threading.Event()
 
     def ask() -> None:
         try:
-            get_session().head(endpoint, timeout=_CONNECT_SECONDS)
+            get_session().head(url, timeout=_CONNECT_SECONDS)
             answered.set()
         except Exception:  # whatever the client raises, the answer is no
             return

@@ -328,7 +328,8 @@ class PatchCore:
         for fold in folds:
             start, end = fold.number / len(folds), (fold.number + 1) / len(folds)
             progress(start, f"threshold: fold {fold.number + 1} of {len(folds)}")
-            search = self._index(coreset.select(without=fold.number))
+            steps = _within(progress, start, (start + end) / 2)  # so that a long selection can be cancelled
+            search = self._index(coreset.select(without=fold.number, progress=steps))
             own = _Share(samples, fold.images[world.rank :: world.size])
             for done, batch in enumerate(_batches(own, self.config.batch_size)):
                 maps = self._score([sample.image for sample in batch], search)

@@ -22,8 +22,8 @@ class CoresetPlan:
 
     n_patches       patches that will be seen               dim          width of a patch feature
     n_bank          patches that will be kept               bank_bytes   their size
-    buffer_bytes    size of the largest buffer              blockwise    whether the buffer is reduced on the way
-    multiply_adds   upper bound for one selection           seconds      rough expectation at `gflops` multiply-adds / ns
+    buffer_bytes    size of the largest buffer              blockwise    whether the buffer is thinned on the way
+    multiply_adds   upper bound for one selection           seconds      rough expectation for a few CPU cores
     """
 
     n_patches: int
@@ -96,7 +96,7 @@ class StreamingCoreset:
         width = 4 * self.dim + (4 * self.projection if self.projection else 0)
         return width + 16 + 8 * self.dim * self.fraction
 
-    def plan(self, n_patches: int, *, multiply_adds_per_second: float = 5e10) -> CoresetPlan:
+    def plan(self, n_patches: int, *, multiply_adds_per_second: float = 1e11) -> CoresetPlan:
         """What selecting from `n_patches` takes; the time is a rough expectation for a few CPU cores."""
         blockwise = n_patches > self.capacity
         n_bank = self._target(n_patches)

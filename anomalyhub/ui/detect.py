@@ -64,27 +64,27 @@ def _choose(session: Session, source: Source) -> str:
 
 def learn(session: Session, settings: Settings, trusted: bool, progress: Progress | None = None) -> str:
     """Fit on the normal images. Raises Cancelled and leaves the former model when the visitor cancels."""
-    job = Job(session, progress)
-    source = session.source
-    if source is None:
-        raise InvalidArgumentError("there are no normal images yet: choose some in step 1")
-    backbone = _allowed(settings.backbone, trusted)
-    job(0.0, "starting")
-    from anomalyhub.pipeline import Inspector
+    with Job(session, progress) as job:
+        source = session.source
+        if source is None:
+            raise InvalidArgumentError("there are no normal images yet: choose some in step 1")
+        backbone = _allowed(settings.backbone, trusted)
+        job(0.0, "starting")
+        from anomalyhub.pipeline import Inspector  # torch: seconds that the page need not wait
 
-    inspector = Inspector.fit(
-        "patchcore",
-        Watched(source.normals, job.check),
-        backbone=backbone,
-        false_alarm_rate=settings.false_alarm_rate,
-        product=source.name,
-        seed=settings.seed,
-        settings={"coreset": settings.coreset},
-        progress=job,
-    )
-    job.check()
-    session.inspector, session.threshold = inspector, inspector.threshold
-    session.checked, session.notices = (), ()
+        inspector = Inspector.fit(
+            "patchcore",
+            Watched(source.normals, job.check),
+            backbone=backbone,
+            false_alarm_rate=settings.false_alarm_rate,
+            product=source.name,
+            seed=settings.seed,
+            settings={"coreset": settings.coreset},
+            progress=job,
+        )
+        job.check()
+        session.inspector, session.threshold = inspector, inspector.threshold
+        session.checked, session.notices = (), ()
     return f"Learned what {source.name} looks like from {len(source.normals)} normal images. Next: check unknown parts."
 
 
@@ -111,21 +111,26 @@ def check(session: Session, which: str, progress: Progress | None = None) -> str
 
     which  "tests": those that came with the source; "uploads": those from `take_unknown`
     """
-    job, inspector = Job(session, progress), session.inspector
-    if inspector is None:
-        raise InvalidArgumentError("nothing has been learned yet: press Learn in step 2")
-    images, notices = _to_check(session, which)
-    checked = []
-    for sample, result in inspector.inspect_with_samples(_readable(images, notices, job)):
-        small = AnomalyMap(fit_within(result.map.scores, SIDE), result.score)
-        ref = SampleRef(sample.id, sample.path, sample.label)
-        checked.append(Checked(ref, sample.image.shape[:2], fit_within(sample.image, SIDE), small, result.p_value))
-        job.check()
-    if not checked:
-        raise InvalidImageError("none of the images could be read: upload PNG, JPEG, TIFF, BMP or WebP files")
-    session.checked = tuple(sorted(checked, key=lambda one: (-one.map.image_score, one.ref.id)))
-    session.threshold, session.notices = inspector.threshold, tuple(notices)
+    with Job(session, progress) as job:
+        inspector = session.inspector
+        if inspector is None:
+            raise InvalidArgumentError("nothing has been learned yet: press Learn in step 2")
+        images, notices = _to_check(session, which)
+        checked = []
+        for sample, result in inspector.inspect_with_samples(_readable(images, notices, job)):
+            checked.append(_kept(sample, result))
+            job.check()
+        if not checked:
+            raise InvalidImageError("none of the images could be read: upload PNG, JPEG, TIFF, BMP or WebP files")
+        session.checked = tuple(sorted(checked, key=lambda one: (-one.map.image_score, one.ref.id)))
+        session.notices = tuple(notices)
     return headline(session)
+
+
+def _kept(sample: Sample, result: Inspection) -> Checked:
+    small = AnomalyMap(fit_within(result.map.scores, SIDE), result.score)
+    ref = SampleRef(sample.id, sample.path, sample.label)
+    return Checked(ref, sample.image.shape[:2], fit_within(sample.image, SIDE), small, result.p_value)
 
 
 def _to_check(session: Session, which: str) -> tuple[Split, list[str]]:

@@ -66,6 +66,7 @@ class Session:
     unknown    what was uploaded in step 3  checked    results of step 3, highest score first
     threshold  in force, in raw image scores
     notices    what the last upload or check of step 3 left out
+    busy       "learn" or "check" from the press of the button until that work has ended or is cancelled
     """
 
     source: Source | None = None
@@ -74,6 +75,7 @@ class Session:
     checked: tuple[Checked, ...] = ()
     threshold: float = 0.0
     notices: tuple[str, ...] = ()
+    busy: str = ""
     ticket: int = 0
     _folder: Path | None = field(default=None, repr=False)
 
@@ -87,7 +89,7 @@ class Session:
 
     def cancel(self) -> None:
         """Stop the jobs that run for this visitor at their next progress report."""
-        self.ticket += 1
+        self.ticket, self.busy = self.ticket + 1, ""
 
     def close(self) -> None:
         """Stop the work, forget everything and remove the files."""
@@ -99,10 +101,20 @@ class Session:
 
 
 class Job:
-    """A progress callback that shows plain words and raises Cancelled once its visitor has cancelled."""
+    """A progress callback that shows plain words and raises Cancelled once its visitor has cancelled.
+
+    As a context it marks the visitor's work as over when it ends.
+    """
 
     def __init__(self, session: Session, show: Progress | None = None):
         self._session, self._ticket, self._show = session, session.ticket, show
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._session.ticket == self._ticket:  # else it was cancelled, and another job may run by now
+            self._session.busy = ""
 
     def check(self) -> None:
         """Raise Cancelled if the visitor has cancelled since the job began."""

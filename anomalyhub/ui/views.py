@@ -134,8 +134,8 @@ def _meaning(session: Session) -> str:
     calibration = session.inspector.calibration
     rate, held_out = calibration.p_value(session.threshold), len(calibration.scores)
     text = f"At this threshold about {_percent(rate)} of normal parts would be called defective"
-    if rate < 1 / (held_out + 1):
-        text += f" (extrapolated: {held_out} held-out images measure rates down to {_percent(1 / (held_out + 1))})"
+    if rate < 0.9 / (held_out + 1):
+        text += f" (an extrapolation: {held_out} held-out images measure rates down to {_percent(1 / (held_out + 1))})"
     return text + "."
 
 
@@ -192,7 +192,7 @@ def histogram(session: Session) -> str:
         x = width * (value - low) / (high - low)
         rows.append(f'<path d="M{x:.1f} 0V{2 * height:g}" class="{kind}"/>')
     legend.append(f'<span><i class="ah-line"></i>threshold {session.threshold:.4g}</span>')
-    legend.append(f'<span><i class="ah-default"></i>default {session.inspector.threshold:.4g}</span>')
+    legend.append('<span><i class="ah-default"></i>default</span>')
     return (
         f'<figure class="ah-histogram"><svg viewBox="0 0 {width:g} {2 * height:g}" preserveAspectRatio="none" '
         f'role="img" aria-label="how the scores spread">{"".join(rows)}</svg>'

@@ -1,0 +1,83 @@
+"""The README's table of figures, from eval/results: `python eval/summary.py`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from common import RESULTS
+
+
+def result(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["result"]
+
+
+def detection_rows() -> list[str]:
+    names = {"mtd": "MTD, official split (761 normals; 191 good, 392 defective)", "leather": "leather (96 normals; 32 good, 91 defective)"}
+    rows = [
+        "| data | backbone | image AUROC | pixel AUROC | AUPRO | fit | peak memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key, row in result("detection").items():
+        data, _, backbone = key.partition("_")
+        m, fit = row["metrics"], row["fit"]
+        peak = max(row[step]["peak_gib"] for step in ("fit", "predict", "evaluate"))
+        rows.append(
+            f"| {names[data]} | {backbone} | {m['image_auroc']:.3f} | {m['pixel_auroc']:.3f} | {m['aupro']:.3f} "
+            f"| {fit['seconds']:.0f} s | {peak:.1f} GiB |"
+        )
+    return rows
+
+
+def speed_rows() -> list[str]:
+    coreset, predict, metrics, app = (result(name) for name in ("coreset", "predict", "metrics", "app"))
+    narrow, full, speed = coreset["projected_128"], coreset["full_384"], metrics["speed"]
+    growth = ", ".join(f"{row['n'] // 1000}k {row['seconds']:.1f} s" for row in coreset["growth"])
+    exact = result("detection")["mtd_resnet18"]["exact_search"]
+    auto = predict["auto"]
+    rows = {
+        f"coreset, {coreset['n']:,} patches to 10 %, against one distance update per pick": (
+            f"{narrow['ratio']:.0f} times faster projected to 128, {full['ratio']:.0f} times at full width; same picks",
+            "bench_coreset.py",
+        ),
+        "coreset, growth with the number of patches": (growth, "bench_coreset.py"),
+        "one image, warm, bank of 10 % of 100 images": (
+            f"{auto['ratio']:.2f} times the bare backbone: {auto['backbone_ms']:.1f} ms backbone, "
+            f"{auto['preprocess_ms'] + auto['patches_ms']:.1f} image to patches, {auto['search_ms']:.1f} search, {auto['map_ms']:.1f} map",
+            "bench_predict.py",
+        ),
+        "image AUROC on MTD, default index against exact search": (
+            f"{exact['image_auroc']:.4f} against {exact['image_auroc_exact']:.4f}",
+            "bench_detection.py",
+        ),
+        f"all pixel metrics on {speed['maps']} maps of 256 x 256, against 200 thresholds in turn": (
+            f"{speed['ratio']:.0f} times faster, exact within {max(speed['ours']['aupro_error'], speed['ours']['ap_error']):.0e}",
+            "bench_metrics.py",
+        ),
+        "app: page shown, sample fitted, sample checked": (
+            f"{app['page_seconds']:.0f} s, {app['fitted_seconds']:.0f} s, {app['checked_seconds']:.0f} s after the start",
+            "bench_app.py",
+        ),
+    }
+    return ["| what | measured | command |", "|---|---|---|"] + [
+        f"| {what} | {value} | `python eval/{script}` |" for what, (value, script) in rows.items()
+    ]
+
+
+def alarm_rows() -> list[str]:
+    rows = ["| data | backbone | chosen | real false alarms | escapes |", "|---|---|---|---|---|"]
+    for key, row in result("detection").items():
+        data, _, backbone = key.partition("_")
+        for point in row["false_alarms"]:
+            rows.append(
+                f"| {data} | {backbone} | {point['chosen']:.0%} | {point['false_alarm_rate']:.1%} | {point['escape_rate']:.1%} |"
+            )
+    return rows
+
+
+def main() -> None:
+    print("\n".join(detection_rows()), "\n".join(speed_rows()), "\n".join(alarm_rows()), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
