@@ -65,7 +65,8 @@ def updated_folder(folder: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in _FULL or _names(error, folder):
             reason = error.strerror or str(error)
-            raise OutputError(f"cannot change {folder}: {reason}; free some space or change a copy of it") from error
+            remedy = "free some space" if error.errno in _FULL else "give yourself write access"
+            raise OutputError(f"cannot change {folder}: {reason}; {remedy}, or change a copy of it") from error
         raise
     finally:
         _remove(staged)

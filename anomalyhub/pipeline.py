@@ -74,8 +74,8 @@ class Inspector:
         """The image score above which an image is anomalous. Raises InvalidArgumentError when there is none."""
         if self.calibration is None:
             raise InvalidArgumentError(
-                "this model has no threshold because it was fitted on fewer than 2 images: "
-                "give one (--threshold), or fit on more normal images"
+                "this model has no threshold, as no normal image could be held out when it was fitted: "
+                "give one (--threshold), or fit on at least 2 normal images"
             )
         return self.calibration.threshold
 
@@ -152,7 +152,7 @@ class Inspector:
                 calibration = Calibration(calibration.scores, calibration.peaks, **operating_point)
             return cls(detector, calibration, stored.get("product"))
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidModelError(f"{folder / _FILE} is damaged ({error!r}): copy the model folder again") from error
+            raise InvalidModelError(f"{folder / _FILE} is damaged ({error}): copy the model folder again") from error
 
     def choose_threshold(
         self, labels: Sequence[bool], scores: Sequence[float], *, costs: tuple[float, float] | None = None
@@ -162,7 +162,7 @@ class Inspector:
         costs  (cost of an escape, cost of a false alarm) minimises the cost; None maximises F1
         """
         if self.calibration is None:
-            raise InvalidArgumentError("this model was fitted on fewer than 2 images: fit on more normal images first")
+            raise InvalidArgumentError("this model has no held-out scores: fit on at least 2 normal images first")
         if costs is None:
             threshold, value = f1_max_threshold(labels, scores)
             method, name = "f1_max", "f1"

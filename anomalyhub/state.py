@@ -47,8 +47,11 @@ def read_state(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nd
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
     """The config alone, with its kind and schema checked."""
     folder = Path(folder)
-    if not folder.is_dir():
-        reason = "is a file" if folder.exists() else "does not exist"
+    try:
+        reason = "" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+    except OSError as error:  # a folder above that may not be entered, a name too long
+        reason = f"cannot be opened ({error.strerror})"
+    if reason:
         raise InvalidModelError(f"model folder {folder} {reason}: give the --out folder of a fit")
     config = read_json(folder / _CONFIG)
     if config.get("kind") != kind:

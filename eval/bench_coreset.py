@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -93,14 +94,25 @@ def _multiply_adds_per_second(width: int) -> float:
 
 
 def _with_budget(points: np.ndarray, budget: int) -> dict[str, Any]:
-    coreset = StreamingCoreset(points.shape[1], fraction=FRACTION, byte_budget=budget, projection=PROJECTION)
-    start = time.perf_counter()
-    for image in range(0, len(points), 784):
-        coreset.add(points[image : image + 784])
-    bank = coreset.select()
-    seconds = time.perf_counter() - start
+    def stream() -> tuple[StreamingCoreset, np.ndarray]:
+        coreset = StreamingCoreset(points.shape[1], fraction=FRACTION, byte_budget=budget, projection=PROJECTION)
+        for image in range(0, len(points), 784):
+            coreset.add(points[image : image + 784])
+        return coreset, coreset.select()
+
+    (coreset, bank), seconds = timed(stream)
     radius = covering_radius(points, bank)
-    return {"budget_mib": budget // 2**20, "blockwise": coreset.blockwise, "seconds": seconds, "radius": radius}
+    tracemalloc.start()  # sees numpy's arrays: buffer, projections, bank; a second pass, because it costs time
+    stream()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {
+        "budget_mib": budget // 2**20,
+        "peak_mib": peak / 2**20,
+        "blockwise": coreset.blockwise,
+        "seconds": seconds,
+        "radius": radius,
+    }
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ class Hub:
     """A running server: its address, the requests that it got, and how it misbehaves.
 
     hang  requests of these methods, such as "HEAD GET", are never answered
-    cut   closes the connection after so many bytes of a file
+    cut   (part of a path, n): of such a file only the first n bytes come
     """
 
     url: str = ""
     hang: str = ""
-    cut: int | None = None
+    cut: tuple[str, int] = ("", 0)
     requests: list[str] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -64,7 +64,8 @@ def hub_server(files: Mapping[str, bytes], **behaviour) -> Iterator[Hub]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(content[: hub.cut] if self.path != "/" else content)
+                part, end = hub.cut
+                self.wfile.write(content[:end] if part and part in self.path else content)
 
         def log_message(self, *arguments):
             pass

@@ -95,7 +95,7 @@ BAD_INPUT = [
     ("unknown verb", "fitt", ["'fitt'", "No such command", "anomalyhub --help"]),
     ("unknown option", f"{FIT} {RING} --speed 3", ["--speed", "No such option", "anomalyhub fit --help"]),
     ("missing option", "fit patchcore --out o", ["--data", "Missing option", "anomalyhub fit --help"]),
-    ("missing argument", f"predict {RING} --out o", ["model", "Missing argument", "anomalyhub predict --help"]),
+    ("missing argument", f"predict {RING} --out o", ["Missing argument", "anomalyhub predict --help"]),
     ("an option without its value", "sample --out", ["--out", "requires an argument", "--help"]),
     ("negative seed", f"{FIT} {RING} --seed -1", ["--seed", "anomalyhub fit --help"]),
     ("a seed that is no number", f"{FIT} {RING} --seed x", ["--seed", "anomalyhub fit --help"]),
@@ -224,6 +224,7 @@ BAD_INPUT = [
     ("json below a file", f"evaluate model {RING} --json file.txt/e", ["file.txt", "is a file", "another output path"]),
     # ---- models
     ("no model", f"predict gone {RING} --out o", ["gone", "does not exist", "--out folder of a fit"]),
+    ("model's name too long", f"predict {'x' * 300} {RING} --out o", ["xxx", "too long", "--out folder of a fit"]),
     ("model is a file", f"predict file.txt {RING} --out o", ["file.txt", "is a file", "--out folder of a fit"]),
     ("no config.json", f"predict no_config {RING} --out o", ["no_config", "no config.json", "a fit's --out folder"]),
     ("no inspector.json", f"predict no_inspector {RING} --out o", ["no inspector.json", "a fit's --out folder"]),
@@ -260,7 +261,7 @@ BAD_INPUT = [
     (
         "model without threshold",
         f"predict single {RING} --out o",
-        ["no threshold", "fewer than 2 images", "--threshold"],
+        ["no threshold", "at least 2 normal images", "--threshold"],
     ),
     ("its false-alarm rate", f"predict single {RING} --out o --false-alarm-rate 0.1", ["no held-out", "--threshold"]),
     # ---- evaluate

@@ -72,7 +72,10 @@ class TorchBackbone:
                 with a crop: the length of the shorter edge after resizing
         crop    side of the centre crop; None crops nothing
         """
-        arrays = [self._resized(image, resize or self.size, crop) for image in images]
+        resize = resize or self.size
+        if crop is not None and crop > resize:
+            raise InvalidArgumentError(f"the crop of {crop} pixels exceeds the resized image ({resize}): raise resize too")
+        arrays = [self._resized(image, resize, crop) for image in images]
         batch = torch.from_numpy(np.stack(arrays)).to(self.device).permute(0, 3, 1, 2)
         return batch.float().sub_(self._mean).div_(self._std)
 
@@ -90,7 +93,7 @@ class TorchBackbone:
         maps = [level.float().cpu().numpy() for level in levels]
         tokens = None if cls is None else cls.float().cpu().numpy()
         return [
-            Features(tuple(np.ascontiguousarray(level[i]) for level in maps), None if tokens is None else tokens[i].copy())
+            Features(tuple(level[i].copy() for level in maps), None if tokens is None else tokens[i].copy())
             for i in range(len(images))
         ]
 

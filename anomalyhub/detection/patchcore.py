@@ -29,6 +29,18 @@ from anomalyhub.types import AnomalyMap, Features, Sample
 
 _FIT, _SELECTED = 0.5, 0.75  # where the progress bar stands when the patches are in, and when the bank is chosen
 
+#: Whole-number settings from 1 to these.
+_LARGEST = {
+    "resize": 4096,
+    "crop": 4096,
+    "width": 16384,
+    "projection": 16384,
+    "reweight_neighbours": 1000,
+    "byte_budget": 2**50,
+    "batch_size": 4096,
+    "n_probe": 2**20,
+}
+
 
 @dataclass(frozen=True)
 class PatchCoreConfig:
@@ -53,17 +65,18 @@ class PatchCoreConfig:
     calibration_images: int = 200  # at most so many normals are held out in turn for the threshold; 0: none
 
     def __post_init__(self):
-        positive = ("resize", "crop", "width", "projection", "reweight_neighbours", "byte_budget", "batch_size", "n_probe")
-        for name in positive:
+        for name, largest in _LARGEST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidArgumentError(f"setting {name} must be at least 1, got {value}")
+            if value is not None and not 1 <= value <= largest:
+                raise InvalidArgumentError(f"setting {name} must be between 1 and {largest}, got {value}")
         if not 0.0 < self.coreset <= 1.0:
             raise InvalidArgumentError(f"setting coreset is a share in (0, 1], got {self.coreset}: 0.1 keeps 10 %")
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise InvalidArgumentError(f"setting neighbourhood must be odd, got {self.neighbourhood}")
-        if self.sigma < 0 or self.calibration_images < 0:
-            raise InvalidArgumentError("settings sigma and calibration_images must not be negative")
+        if not 1 <= self.neighbourhood <= 15 or self.neighbourhood % 2 == 0:
+            raise InvalidArgumentError(f"setting neighbourhood must be odd, from 1 to 15, got {self.neighbourhood}")
+        if not 0.0 <= self.sigma <= 100.0:
+            raise InvalidArgumentError(f"setting sigma must be between 0 and 100 pixels, got {self.sigma}")
+        if self.calibration_images < 0:
+            raise InvalidArgumentError(f"setting calibration_images must not be negative, got {self.calibration_images}")
         if self.crop is not None and self.resize is not None and self.crop > self.resize:
             raise InvalidArgumentError(f"setting crop ({self.crop}) must not exceed resize ({self.resize})")
 
@@ -223,7 +236,7 @@ class PatchCore:
             self.plan_ = CoresetPlan(**config["plan"]) if config.get("plan") else None
             self.held_out_scores_, self.held_out_peaks_ = arrays["scores"], arrays["peaks"]
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidModelError(f"{folder} is damaged ({error!r}): copy the model folder again") from error
+            raise InvalidModelError(f"{folder} is damaged ({error}): copy the model folder again, or fit again") from error
         if sum(self.segments_) != len(self.search_.bank_):
             raise InvalidModelError(f"{folder} is damaged (bank and segments differ): copy the model folder again")
         if isinstance(self.backbone, str):

@@ -37,7 +37,7 @@ def errors_shown() -> Iterator[None]:
     try:
         yield
     except AnomalyHubError as error:
-        raise gr.Error(str(error), duration=20, title="That did not work", print_exception=False) from error
+        raise gr.Error(str(error), duration=15, print_exception=False) from error
     except Exception as error:
         log.exception("a callback of the app failed")
         message = "Something went wrong, and it is our fault: the log of the app has the details. Please try again."

@@ -34,7 +34,10 @@ def picture_url(image: np.ndarray, quality: int = 85) -> str:
 def step_heads(session: Session) -> list[str]:
     """Head of each of the three steps: done, current or still to do, and what it holds."""
     source = session.source
-    normals = f"{len(source.normals)} normal images of {source.name}" if source else "A few dozen photos, no defects"
+    normals = "A few dozen photos, no defects"
+    if source:
+        few = "; 20 or more work better" if len(source.normals) < 20 else ""
+        normals = f"{len(source.normals)} normal images of {source.name}{few}"
     model = f"Ready to check {source.name}" if session.inspector and source else "Takes seconds to minutes"
     if session.checked:
         results = detect.headline(session)

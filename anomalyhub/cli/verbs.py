@@ -1,30 +1,20 @@
-"""The command line: one verb per function, which parses, calls the pipeline and writes.
-
-Exit codes: 0 done; 2 the input or the arguments are wrong, said in one line on standard error; 130 or 143 stopped by
-Ctrl-C or SIGTERM; 1 anything else.
-"""
+"""One verb per function: it parses, calls the pipeline and writes."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
 import subprocess
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from anomalyhub.cli.support import bar, calibrated, from_labels, load, open_dataset, output, readable, threshold_text
 from anomalyhub.config import parse_settings
-from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, InvalidDatasetError, OutputError
-from anomalyhub.fsio import atomic_file, atomic_folder, updated_folder
-from anomalyhub.protocols import Progress
-
-_STOPPED = 130
+from anomalyhub.errors import InvalidArgumentError
+from anomalyhub.fsio import atomic_file, updated_folder
 
 app = typer.Typer(
     name="anomalyhub",
@@ -78,7 +68,7 @@ def sample(
     """Draw the bundled sample data set: three products in the MVTec AD layout."""
     from anomalyhub.data.sample import PRODUCTS, write_sample
 
-    with _bar("sample") as progress:
+    with bar("sample") as progress:
         write_sample(
             out,
             products=product or PRODUCTS,
@@ -118,13 +108,13 @@ def fit(
     overwrite: Overwrite = False,
 ) -> None:
     """Learn what is normal from the product's normal images; sets the threshold from them alone."""
-    dataset = _dataset(data, product)
-    with _output(out, overwrite, data, dataset.root) as staged:
+    dataset = open_dataset(data, product)
+    with output(out, overwrite, data, dataset.root) as staged:
         settings = parse_settings(setting or [])
-        samples = _readable(dataset.split("train"), skip_unreadable)
+        samples = readable(dataset.split("train"), skip_unreadable)
         from anomalyhub.pipeline import Inspector
 
-        with _bar("fit", plan=staged is not None) as progress:
+        with bar("fit", plan=staged is not None) as progress:
             inspector = Inspector.fit(
                 detector,
                 samples,
@@ -139,7 +129,7 @@ def fit(
             inspector.write(staged)
     if staged is not None:
         typer.echo(f"fitted {detector} on {len(samples)} normal images of {dataset.product}: {out}")
-        typer.echo(_threshold_text(inspector))
+        typer.echo(threshold_text(inspector))
 
 
 @app.command(epilog=_example("anomalyhub predict ring --data sample --product ring --out results"))
@@ -161,17 +151,17 @@ def predict(
         raise InvalidArgumentError("--threshold and --false-alarm-rate exclude each other: give one of them")
     if threshold is not None and not math.isfinite(threshold):
         raise InvalidArgumentError(f"--threshold must be a finite number, got {threshold}: give a score, such as 1.5")
-    dataset = _dataset(data, product)
-    samples = _readable(dataset.split(split), skip_unreadable)
-    with _output(out, overwrite, data, dataset.root, model) as staged:
+    dataset = open_dataset(data, product)
+    samples = readable(dataset.split(split), skip_unreadable)
+    with output(out, overwrite, data, dataset.root, model) as staged:
         if staged is None:
             return
-        inspector = _load(model, backbone)
+        inspector = load(model, backbone)
         if false_alarm_rate is not None:
-            threshold = _calibrated(inspector).at_rate(false_alarm_rate).threshold
+            threshold = calibrated(inspector).at_rate(false_alarm_rate).threshold
         from anomalyhub.report.results import write_results
 
-        with _bar("predict") as progress:
+        with bar("predict") as progress:
             pairs = inspector.inspect_with_samples(samples, threshold=threshold, progress=progress)
             rows = write_results(staged, pairs, inspector.map_threshold(threshold), maps=not no_maps)
     found = sum(row.is_anomalous for row in rows)
@@ -188,14 +178,14 @@ def evaluate(
     skip_unreadable: Skip = False,
 ) -> None:
     """Measure a model on labelled images: image and pixel AUROC, AP, F1-max, and AUPRO."""
-    dataset = _dataset(data, product)
-    samples = _readable(dataset.labelled_test(), skip_unreadable)
+    dataset = open_dataset(data, product)
+    samples = readable(dataset.labelled_test(), skip_unreadable)
     with atomic_file(json_file) if json_file is not None else nullcontext() as staged:
-        inspector = _load(model, backbone)
+        inspector = load(model, backbone)
         from anomalyhub.pipeline import evaluate as run
         from anomalyhub.state import read_json, write_json
 
-        with _bar("evaluate") as progress:
+        with bar("evaluate") as progress:
             metrics = run(inspector, samples, progress)
         metrics["config"] = {"product": dataset.product, "layout": dataset.layout, **read_json(model / "config.json")}
         if staged is not None:
@@ -233,19 +223,19 @@ def threshold(
             "choose one way to set the threshold: --false-alarm-rate, --value, --f1-max, "
             "or --cost-escape with --cost-false-alarm"
         )
-    inspector = _load(model, backbone)
+    inspector = load(model, backbone)
     report: dict[str, Any] = {}
     if false_alarm_rate is not None:
-        inspector.calibration = _calibrated(inspector).at_rate(false_alarm_rate)
+        inspector.calibration = calibrated(inspector).at_rate(false_alarm_rate)
     elif value is not None:
-        inspector.calibration = _calibrated(inspector).at_threshold(value)
+        inspector.calibration = calibrated(inspector).at_threshold(value)
     else:
         if data is None or (not f1_max and None in costs):
             raise InvalidArgumentError("labelled images are needed: give --data, and for a cost both costs")
-        inspector, report = _from_labels(inspector, _dataset(data, product).labelled_test(), costs, f1_max)
+        inspector, report = from_labels(inspector, open_dataset(data, product).labelled_test(), costs, f1_max)
     with updated_folder(model) as staged:
         inspector.write(staged)
-    typer.echo(_threshold_text(inspector))
+    typer.echo(threshold_text(inspector))
     for key in ("f1", "cost", "escape_rate", "false_alarm_rate"):
         if report.get(key) is not None:
             typer.echo(f"{key:16} {report[key]:.4f}")
@@ -263,11 +253,11 @@ def append(
     """Teach a fitted model more normal images, or take the last ones back."""
     if undo == (data is not None):
         raise InvalidArgumentError("give either --data with more normal images, or --undo")
-    samples = None if undo else _readable(_dataset(data, product).split("train"), skip_unreadable)
-    inspector = _load(model, backbone)
+    samples = None if undo else readable(open_dataset(data, product).split("train"), skip_unreadable)
+    inspector = load(model, backbone)
     if not hasattr(inspector.detector, "append"):
         raise InvalidArgumentError(f"{inspector.detector.name} cannot learn more images: fit again with all of them")
-    with updated_folder(model) as staged, _bar("append") as progress:
+    with updated_folder(model) as staged, bar("append") as progress:
         if undo:
             inspector.detector.undo_append()
         else:
@@ -296,137 +286,3 @@ def demo(
             process.terminate()
             code = 0
     raise typer.Exit(code)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code; SIGTERM stops it as cleanly as Ctrl-C does."""
-    caught: list[int] = []
-
-    def stop(number: int, _: Any) -> None:
-        caught.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    code = run(arguments)
-    sys.exit(128 + caught[0] if caught and code == _STOPPED else code)
-
-
-def run(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code. Set ANOMALYHUB_DEBUG=1 for tracebacks."""
-    try:
-        code = int(app(args=arguments, prog_name="anomalyhub", standalone_mode=False) or 0)
-        if code != _STOPPED:  # what the parser makes of Ctrl-C; older ones raise Abort
-            return code
-        return _fail("stopped; nothing was written", _STOPPED)
-    except AnomalyHubError as error:
-        return _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped; nothing was written", _STOPPED)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # the parser's own errors, whichever module they come from
-            return _fail(f"{error.format_message().rstrip('.')}: see anomalyhub {_verb(error)}--help", 2)
-        if isinstance(error, MemoryError):
-            return _fail("out of memory: lower byte_budget, batch_size or resize with --set", 1)
-        if os.environ.get("ANOMALYHUB_DEBUG"):
-            traceback.print_exc()
-        return _fail(f"unexpected {type(error).__name__}: {error} (ANOMALYHUB_DEBUG=1 shows where)", 1)
-
-
-def _fail(message: str, code: int) -> int:
-    if os.environ.get("ANOMALYHUB_DEBUG") and code == 2:
-        traceback.print_exc()
-    print("anomalyhub: " + " ".join(message.split()), file=sys.stderr)
-    return code
-
-
-def _verb(error: Any) -> str:
-    name = getattr(getattr(error, "ctx", None), "info_name", None)
-    return f"{name} " if name and name != "anomalyhub" else ""
-
-
-@contextmanager
-def _bar(title: str, plan: bool = False) -> Iterator[Progress]:
-    """A progress bar on standard error; silent where that is not a terminal.
-
-    plan  print the text that comes with 0.0 on standard output: it says what the work will take
-    """
-    from tqdm import tqdm
-
-    layout = "{desc:<60.60} {percentage:3.0f}%|{bar}| {elapsed}"
-    with tqdm(total=1.0, desc=title, bar_format=layout, disable=not sys.stderr.isatty(), leave=False) as bar:
-
-        def progress(fraction: float, text: str) -> None:
-            if plan and fraction == 0.0:
-                tqdm.write(text)
-            bar.set_description_str(f"{title}: {text}", refresh=False)
-            bar.update(max(0.0, fraction - bar.n))
-
-        yield progress
-
-
-@contextmanager
-def _output(out: Path, overwrite: bool, data: Path, root: Path, *inputs: Path) -> Iterator[Path | None]:
-    """The staged output folder; None in all but the first of several processes, which write nothing."""
-    if int(os.environ.get("RANK", "0")) > 0:
-        yield None
-        return
-    from anomalyhub.data import list_products
-
-    kept = (data, root, *inputs, *(data / name for name in list_products(data)))  # whatever --overwrite says
-    with atomic_folder(out, overwrite, kept) as staged:
-        if not data.expanduser().is_file() and staged.parent.is_relative_to(root.resolve()):
-            raise OutputError(f"{out} lies inside {root}, whose images are read: choose an --out outside it")
-        yield staged
-
-
-def _dataset(data: Path, product: str | None):
-    from anomalyhub.data import load_dataset
-
-    return load_dataset(data, product)
-
-
-def _readable(samples: Any, skip: bool):
-    """The split, without what cannot be decoded if that is to be skipped."""
-    failures = samples.unreadable() if skip else []
-    if failures and len(failures) == len(samples):
-        raise InvalidDatasetError(f"none of the {len(samples)} images can be read, to begin with {failures[0][1]}")
-    for _, reason in failures:
-        print(f"anomalyhub: skipped: {reason}", file=sys.stderr)
-    return samples.without(name for name, _ in failures)
-
-
-def _load(model: Path, backbone: str | None):
-    from anomalyhub.pipeline import Inspector
-
-    return Inspector.load(model, backbone=backbone)
-
-
-def _calibrated(inspector: Any):
-    if inspector.calibration is None:
-        raise InvalidArgumentError(
-            "this model has no held-out scores, being fitted on 1 image or with calibration_images=0: "
-            "fit on more normal images, or give --threshold when predicting"
-        )
-    return inspector.calibration
-
-
-def _from_labels(inspector: Any, samples: Any, costs: tuple[float, float], f1_max: bool):
-    from anomalyhub.types import GOOD
-
-    _calibrated(inspector)
-    with _bar("threshold") as progress:
-        scores = [result.score for result in inspector.inspect(samples, progress=progress)]
-    return inspector.choose_threshold(
-        [label != GOOD for label in samples.labels], scores, costs=None if f1_max else costs
-    )
-
-
-def _threshold_text(inspector: Any) -> str:
-    calibration = inspector.calibration
-    if calibration is None:
-        return "no threshold, as no normal image could be held out: give --threshold when predicting"
-    text = f"threshold {calibration.threshold:.4f} ({calibration.method.replace('_', '-')}"
-    if calibration.false_alarm_rate is not None:
-        text += f", {calibration.false_alarm_rate:.2%} of normal images, {len(calibration.scores)} held out"
-        text += "" if calibration.resolvable else ", extrapolated: more normal images would make it surer"
-    return text + ")"

@@ -1,0 +1,54 @@
+"""The app in a process of its own, for tests that drive it from outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(*options: str) -> list[str]:
+    """The app's command line; the first free port unless one is given."""
+    return [sys.executable, "-m", "anomalyhub.ui", "--no-browser", *options]
+
+
+@contextmanager
+def serve(temporary: Path, *options: str, seconds: float = 60) -> Iterator[str]:
+    """The address of a running app whose temporary files lie in `temporary`; its log is checked for tracebacks."""
+    log = temporary / "app.log"
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    environment.pop("GRADIO_TEMP_DIR", None)
+    with open(log, "w+b") as errors:
+        process = subprocess.Popen(
+            command(*options), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            yield _address(process, log, seconds)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _address(process: subprocess.Popen, log: Path, seconds: float) -> str:
+    """Wait for the line that names the address."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if select.select([process.stdout], [], [], 0.5)[0]:
+            if found := re.search(r"http://\S+", process.stdout.readline()):
+                return found[0]
+    raise RuntimeError(f"the app did not start: {log.read_text()}")
