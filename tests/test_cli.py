@@ -503,7 +503,7 @@ def test_what_is_not_the_users_fault(here, capfd, monkeypatch, error, code, said
     def fail(_):
         raise error
 
-    monkeypatch.setattr(cli, "parse_settings", fail)
+    monkeypatch.setattr(cli.verbs, "parse_settings", fail)
     arguments = "fit patchcore --data data --out o".split()
     assert cli.run(arguments) == code
     err = capfd.readouterr().err
