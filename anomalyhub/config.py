@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import types
 import typing
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ def configure(config_class: type[C], settings: Mapping[str, Any]) -> C:
     for key, value in settings.items():
         if key not in fields:
             raise UnknownNameError("setting", key, fields)
-        values[key] = _convert(key, value, kinds[key]) if isinstance(value, str) else _restore(value, kinds[key])
+        values[key] = _convert(key, value, kinds[key]) if isinstance(value, str) else _restore(key, value, kinds[key])
     return config_class(**values)
 
 
@@ -43,20 +44,39 @@ def parse_settings(texts: list[str]) -> dict[str, str]:
     return settings
 
 
-def _restore(value: Any, kind: Any) -> Any:
-    """JSON has lists where dataclasses have tuples."""
-    return tuple(value) if isinstance(value, list) else value
+def _restore(key: str, value: Any, kind: Any) -> Any:
+    """A value that is no text, as it is; JSON has lists where dataclasses have tuples."""
+    value = tuple(value) if isinstance(value, list) else value
+    if not any(_fits(value, option) for option in _options(kind)):
+        raise _refusal(key, value, kind)
+    return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, typing.get_args(kind)[0]) for part in value)
+    if typing.get_origin(kind) is typing.Literal:
+        return value in typing.get_args(kind)
+    if kind in (int, float):
+        return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _refusal(key: str, value: Any, kind: Any) -> InvalidArgumentError:
+    return InvalidArgumentError(f"setting {key}={value!r} is not {' or '.join(map(_describe, _options(kind)))}")
 
 
 def _convert(key: str, text: str, kind: Any) -> Any:
-    options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-    for option in options:
+    for option in _options(kind):
         try:
             return _parse(text, option)
         except (ValueError, OverflowError):  # the latter for int(inf)
             continue
-    names = " or ".join(_describe(option) for option in options)
-    raise InvalidArgumentError(f"setting {key}={text!r} is not {names}")
+    raise _refusal(key, text, kind)
 
 
 def _parse(text: str, kind: Any) -> Any:

@@ -59,7 +59,9 @@ class Inspector:
         Raises InvalidDatasetError when there are no images.
         """
         if not 0.0 < false_alarm_rate < 1.0:
-            raise InvalidArgumentError(f"the false-alarm rate must lie between 0 and 1, got {false_alarm_rate}: 0.01 is 1 %")
+            raise InvalidArgumentError(
+                f"the false-alarm rate must lie between 0 and 1, got {false_alarm_rate}: 0.01 is 1 %"
+            )
         if isinstance(detector, str):
             detector = create_detector(detector, backbone, seed=seed, settings=settings)
         if len(samples) == 0:

@@ -24,6 +24,8 @@ class Backbone(Protocol):
     strides   input pixels per feature position, one per layer
     size      the square input size in pixels that the model's data config asks for
     module    the torch module behind it
+    device    the torch device that it runs on
+    fingerprint  identifies the weights, so that a saved model notices that they have changed
     """
 
     spec: str
@@ -32,6 +34,8 @@ class Backbone(Protocol):
     strides: tuple[int, ...]
     size: int
     module: Any
+    device: Any
+    fingerprint: str
 
     def preprocess(self, images: Sequence[np.ndarray], resize: int | None = None, crop: int | None = None) -> Any:
         """(H, W, 3) uint8 images to one normalised float32 torch batch (B, 3, h, w)."""

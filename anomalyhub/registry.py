@@ -29,7 +29,9 @@ class Registry(Generic[T]):
         """Class decorator. Raises ValueError when the name is taken by another class."""
         taken = self._classes.setdefault(cls.name, cls)
         if taken is not cls:
-            raise ValueError(f"{self.kind} {cls.name!r} is registered twice: by {taken.__module__} and {cls.__module__}")
+            raise ValueError(
+                f"{self.kind} {cls.name!r} is registered twice: by {taken.__module__} and {cls.__module__}"
+            )
         return cls
 
     def __getitem__(self, name: str) -> T:

@@ -1,6 +1,6 @@
 """From starting the app to a fitted sample product, as a visitor meets it: page, choose, learn, check.
 
-    python eval/bench_app.py
+python eval/bench_app.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Greedy k-center against one distance update per pick, on real patch features; growth with N; blockwise budgets.
 
-    python eval/bench_coreset.py
+python eval/bench_coreset.py
 """
 
 from __future__ import annotations

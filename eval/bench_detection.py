@@ -1,6 +1,6 @@
 """PatchCore on real images through the command line: fit, predict and evaluate, with time, memory and metrics.
 
-    python eval/bench_detection.py
+python eval/bench_detection.py
 """
 
 from __future__ import annotations

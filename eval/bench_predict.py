@@ -1,6 +1,6 @@
 """One image, warm: how the time splits into backbone, search and map, beside the bare backbone's forward pass.
 
-    python eval/bench_predict.py
+python eval/bench_predict.py
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def _split(detector: Any, sample: Any) -> dict[str, float]:
             backbone.feature_maps(batch)
 
     # the two that make the ratio alternate, so that a change of the machine's speed meets both
-    pairs = [(median_seconds(bare, 10), median_seconds(lambda: detector.predict([sample]), 10)) for _ in range(REPEATS // 10)]
+    pairs = [
+        (median_seconds(bare, 10), median_seconds(lambda: detector.predict([sample]), 10)) for _ in range(REPEATS // 10)
+    ]
     forward = sorted(pair[0] for pair in pairs)[len(pairs) // 2]
     whole = sorted(pair[1] for pair in pairs)[len(pairs) // 2]
     return {

@@ -13,7 +13,10 @@ def result(name: str) -> dict[str, Any]:
 
 
 def detection_rows() -> list[str]:
-    names = {"mtd": "MTD, official split (761 normals; 191 good, 392 defective)", "leather": "leather (96 normals; 32 good, 91 defective)"}
+    names = {
+        "mtd": "MTD, official split (761 normals; 191 good, 392 defective)",
+        "leather": "leather (96 normals; 32 good, 91 defective)",
+    }
     rows = [
         "| data | backbone | image AUROC | pixel AUROC | AUPRO | fit | peak memory |",
         "|---|---|---|---|---|---|---|",

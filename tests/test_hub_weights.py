@@ -57,7 +57,8 @@ def files():
 
 
 def environment(endpoint, home, **more):
-    kept = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE" and not key.endswith("_proxy")}
+    ours = [key for key in os.environ if key.startswith(("HF_", "HUGGINGFACE_")) or key.lower().endswith("_proxy")]
+    kept = {key: value for key, value in os.environ.items() if key not in ours}
     return {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
 
 

@@ -12,7 +12,9 @@ from anomalyhub.backbones.spec import parse_spec
 DEFAULT_BACKBONE = "embedded"
 
 
-def create_backbone(spec: str = DEFAULT_BACKBONE, layers: Sequence[int] | None = None, device: Any = None) -> TorchBackbone:
+def create_backbone(
+    spec: str = DEFAULT_BACKBONE, layers: Sequence[int] | None = None, device: Any = None
+) -> TorchBackbone:
     """Make a backbone with its pretrained weights, frozen and in evaluation mode.
 
     spec    `embedded` (in the package), a timm name such as `wide_resnet50_2` or `vit_base_patch8_224.dino`, or a Hub

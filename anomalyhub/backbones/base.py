@@ -74,7 +74,9 @@ class TorchBackbone:
         """
         resize = resize or self.size
         if crop is not None and crop > resize:
-            raise InvalidArgumentError(f"the crop of {crop} pixels exceeds the resized image ({resize}): raise resize too")
+            raise InvalidArgumentError(
+                f"the crop of {crop} pixels exceeds the resized image ({resize}): raise resize too"
+            )
         arrays = [self._resized(image, resize, crop) for image in images]
         batch = torch.from_numpy(np.stack(arrays)).to(self.device).permute(0, 3, 1, 2)
         return batch.float().sub_(self._mean).div_(self._std)
@@ -85,7 +87,9 @@ class TorchBackbone:
         return tuple(level.float() for level in self._forward(batch, False)[0])
 
     @torch.inference_mode()
-    def extract(self, images: Sequence[np.ndarray], resize: int | None = None, crop: int | None = None) -> list[Features]:
+    def extract(
+        self, images: Sequence[np.ndarray], resize: int | None = None, crop: int | None = None
+    ) -> list[Features]:
         """One Features per (H, W, 3) uint8 image."""
         if not len(images):
             return []
@@ -112,7 +116,9 @@ class TorchBackbone:
         return image
 
 
-def choose_layers(wanted: Sequence[int] | None, default: Sequence[int], valid: Sequence[int], name: str) -> tuple[int, ...]:
+def choose_layers(
+    wanted: Sequence[int] | None, default: Sequence[int], valid: Sequence[int], name: str
+) -> tuple[int, ...]:
     """The wanted layers, ascending; raises InvalidArgumentError naming the valid ones."""
     layers = tuple(sorted(wanted)) if wanted is not None else tuple(default)
     bad = [layer for layer in layers if layer not in valid]

@@ -27,7 +27,9 @@ def parse_spec(text: str) -> BackboneSpec:
     """Split `NAME`, `NAME@FILE` or `hf:OWNER/NAME[@FILE]`. Raises InvalidArgumentError or BackboneError."""
     name, _, file = text.strip().partition("@")
     if not name:
-        raise InvalidArgumentError(f"backbone {text!r} has no name: give embedded, a timm name, or NAME@FILE.safetensors")
+        raise InvalidArgumentError(
+            f"backbone {text!r} has no name: give embedded, a timm name, or NAME@FILE.safetensors"
+        )
     if "@" in text and not file:
         raise InvalidArgumentError(f"backbone {text!r} names no file after the @: give NAME@FILE.safetensors")
     repo_id = None
@@ -86,7 +88,7 @@ def hub_file(repo_id: str, filename: str, wanted_by: str) -> Path:
 
 
 def _answers(url: str) -> bool:
-    """Whether the Hub says anything about a file, with a bound on name resolution too, which no client's timeout covers.
+    """Whether the Hub says anything about a file; bounds name resolution too, which no client's timeout covers.
 
     The client itself retries for minutes.
     """

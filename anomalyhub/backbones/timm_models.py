@@ -56,7 +56,7 @@ def create_timm(spec: BackboneSpec, layers: Sequence[int] | None, device: Any) -
         return maps, last[:, 0]
 
     return TorchBackbone(
-        spec.text,
+        f"{spec.name}@{spec.file}" if spec.file else spec.text,  # absolute: a saved model may be used from elsewhere
         module,
         forward,
         layers=chosen,

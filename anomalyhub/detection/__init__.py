@@ -31,7 +31,8 @@ def load_detector(folder: Path, backbone: Any = None):
     name = read_config(folder, "detector").get("detector")
     if name not in detectors.names():
         raise InvalidModelError(
-            f"{folder} holds a detector {name!r}, which this version does not have: upgrade with pip install -U anomalyhub"
+            f"{folder} holds a detector {name!r}, which this version does not have: "
+            "upgrade with pip install -U anomalyhub"
         )
     return detectors[name].load(folder, backbone=backbone)
 

@@ -40,7 +40,9 @@ class Calibration:
         if len(self.scores) < 2 or len(self.scores) != len(self.peaks):
             raise InvalidArgumentError(f"a calibration needs at least 2 held-out images, got {len(self.scores)}")
         if not math.isfinite(self.threshold):
-            raise InvalidArgumentError(f"the threshold must be a finite number, got {self.threshold}: give an image score")
+            raise InvalidArgumentError(
+                f"the threshold must be a finite number, got {self.threshold}: give an image score"
+            )
 
     @classmethod
     def from_normals(cls, scores: np.ndarray, peaks: np.ndarray, false_alarm_rate: float = 0.01) -> Calibration:

@@ -13,9 +13,10 @@ class World:
     def __init__(self):
         self.rank, self.size = 0, 1
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            import torch
             from accelerate import PartialState
 
-            state = PartialState()
+            state = PartialState(cpu=not torch.cuda.is_available())  # without this word it takes a CPU for a lone one
             self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
 
     def gather(self, array: np.ndarray) -> list[np.ndarray]:

@@ -76,7 +76,9 @@ class PatchCoreConfig:
         if not 0.0 <= self.sigma <= 100.0:
             raise InvalidArgumentError(f"setting sigma must be between 0 and 100 pixels, got {self.sigma}")
         if self.calibration_images < 0:
-            raise InvalidArgumentError(f"setting calibration_images must not be negative, got {self.calibration_images}")
+            raise InvalidArgumentError(
+                f"setting calibration_images must not be negative, got {self.calibration_images}"
+            )
         if self.crop is not None and self.resize is not None and self.crop > self.resize:
             raise InvalidArgumentError(f"setting crop ({self.crop}) must not exceed resize ({self.resize})")
 
@@ -114,7 +116,7 @@ class PatchCore:
         Raises InvalidArgumentError when there is no image, or when the budget is too small for a bank.
         """
         world = World()
-        n_images = len(samples) if isinstance(samples, Sized) else None
+        n_images = len(samples) if isinstance(samples, Sized) and hasattr(samples, "__getitem__") else None
         if world.size > 1 and n_images is None:
             raise InvalidArgumentError("several processes need a sequence of samples, not a stream: pass a list")
         if n_images and n_images < world.size:
@@ -122,8 +124,6 @@ class PatchCore:
                 f"{n_images} images do not keep {world.size} processes busy: start at most one process per image"
             )
         folds = folds_for(n_images, self.config.calibration_images, self.seed) if n_images else []
-        if isinstance(samples, Iterator):
-            folds = []
         fold_of = {image: fold.number for fold in folds for image in fold.images}
         coreset: StreamingCoreset | None = None
         plan = None
@@ -236,7 +236,9 @@ class PatchCore:
             self.plan_ = CoresetPlan(**config["plan"]) if config.get("plan") else None
             self.held_out_scores_, self.held_out_peaks_ = arrays["scores"], arrays["peaks"]
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidModelError(f"{folder} is damaged ({error}): copy the model folder again, or fit again") from error
+            raise InvalidModelError(
+                f"{folder} is damaged ({error}): copy the model folder again, or fit again"
+            ) from error
         if sum(self.segments_) != len(self.search_.bank_):
             raise InvalidModelError(f"{folder} is damaged (bank and segments differ): copy the model folder again")
         if isinstance(self.backbone, str):

@@ -189,9 +189,7 @@ def _first_pick(state: _Distances, seed: int) -> int:
     return best
 
 
-def _greedy_in_pool(
-    state: _Distances, pool: np.ndarray, level: float, limit: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _greedy_in_pool(state: _Distances, pool: np.ndarray, level: float, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Plain greedy inside the pool while its best is at least `level`. Returns the picks and the pool's distances."""
     rows = state.rows(pool)
     norms = (rows * rows).sum(1)

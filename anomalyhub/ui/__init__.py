@@ -8,6 +8,8 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError
@@ -69,13 +71,30 @@ def launch(
     port  default: 7860, or the next free one; a given port that is taken raises InvalidArgumentError
     """
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    with tempfile.TemporaryDirectory(prefix="anomalyhub-uploads-", ignore_cleanup_errors=True) as folder:
-        os.environ.setdefault("GRADIO_TEMP_DIR", folder)
-        app = app or build_app(data_root, trusted=_is_loopback(host))
+    if port is not None and not 0 < port < 65536:
+        raise InvalidArgumentError(f"port {port} does not exist: give --port a number from 1 to 65535")
+    if app is not None:
         _serve(app, host, port, browser)
+        return
+    with tempfile.TemporaryDirectory(prefix="anomalyhub-uploads-", ignore_cleanup_errors=True) as folder:
+        with _environment(GRADIO_TEMP_DIR=os.environ.get("GRADIO_TEMP_DIR", folder)):
+            _serve(build_app(data_root, trusted=_is_loopback(host)), host, port, browser)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _serve(app: gr.Blocks, host: str, port: int | None, browser: bool) -> None:
+    for name in ("NO_PROXY", "no_proxy"):  # gradio asks itself whether it is up, which a proxy would answer wrongly
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1", "0.0.0.0", "::1"]))
     try:
         _, url, _ = app.launch(
             server_name=host,
@@ -92,8 +111,10 @@ def _serve(app: gr.Blocks, host: str, port: int | None, browser: bool) -> None:
             favicon_path=LOGO,
         )
     except OSError as error:
-        taken = f"port {port} is taken or not allowed" if port else "no free port was found"
-        raise InvalidArgumentError(f"the app cannot listen on {host}: {taken}; give another --port") from error
+        reason = (
+            f"port {port} is taken or not allowed; give another --port" if port else "check --host, or give a --port"
+        )
+        raise InvalidArgumentError(f"the app cannot listen on {host}: {reason}") from error
     print(f"AnomalyHub is at {url} (Ctrl+C stops it)", flush=True)
     threading.Thread(target=_warm_up, daemon=True).start()
     try:

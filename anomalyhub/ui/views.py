@@ -253,7 +253,7 @@ def _card(session: Session, index: int) -> str:
     one = session.checked[index]
     kind = "defective" if detect.is_defective(session, one) else "normal"
     name = escape(one.ref.id)
-    truth = f" · labelled {escape(_label(one))}" if one.ref.label is not None else ""
+    truth = f" · label {escape(_label(one))}" if one.ref.label is not None else ""
     return (
         f'<button type="button" class="ah-card ah-is-{kind}" data-index="{index}" title="{name}">'
         f'<img src="{picture_url(_overlay(session, one))}" alt="heat map over {name}">'
