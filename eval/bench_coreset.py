@@ -96,6 +96,7 @@ def _multiply_adds_per_second(width: int) -> float:
 def _with_budget(points: np.ndarray, budget: int) -> dict[str, Any]:
     def stream() -> tuple[StreamingCoreset, np.ndarray]:
         coreset = StreamingCoreset(points.shape[1], fraction=FRACTION, byte_budget=budget, projection=PROJECTION)
+        coreset.reserve(len(points))
         for image in range(0, len(points), 784):
             coreset.add(points[image : image + 784])
         return coreset, coreset.select()

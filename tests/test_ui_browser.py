@@ -74,6 +74,11 @@ def test_detect_flow_on_the_sample(page, tmp_path: Path):
     assert "24 normal images of Woven fabric" in page.inner_text(".ah-done")
 
     page.click("#ah-learn")
+    page.click("#ah-cancel-learn")
+    page.wait_for_selector("text=Stopped. Everything is as it was before.", timeout=10_000)
+    assert "Now press Learn" in page.inner_text(".ah-empty") and page.is_disabled("#ah-check")
+
+    page.click("#ah-learn")
     page.wait_for_selector("#ah-cancel-learn")
     page.wait_for_selector(".progress-bar")
     page.wait_for_selector("text=Ready to check unknown parts")

@@ -8,7 +8,6 @@ import copy
 import csv
 import gc
 import socket
-import subprocess
 import time
 import zipfile
 from pathlib import Path
@@ -17,7 +16,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from ui_server import ROOT, command, serve
+from ui_server import serve
 
 from anomalyhub.errors import (
     AnomalyHubError,
@@ -27,6 +26,7 @@ from anomalyhub.errors import (
     InvalidUploadError,
     UnknownNameError,
 )
+from anomalyhub.ui import __main__ as entry
 from anomalyhub.ui import build_app, detect, detect_tab, sources, views
 from anomalyhub.ui.session import Job, Session, Source, plain_words
 
@@ -473,21 +473,23 @@ def test_data_root_must_be_a_folder(tmp_path):
         built(tmp_path / "none")
 
 
-def test_a_port_that_is_taken():
+def test_wrong_options_are_one_line_and_code_2(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        run = subprocess.run(command("--port", str(port)), cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 2
-    assert run.stderr.count("\n") == 1 and f"port {port} is taken" in run.stderr and "--port" in run.stderr
-
-
-def test_a_wrong_data_root_is_one_line(tmp_path):
-    options = command("--data-root", str(tmp_path / "none"))
-    run = subprocess.run(options, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 2
-    assert run.stderr.count("\n") == 1 and run.stderr.startswith("error: the data root")
+        wrong = [
+            (["--port", str(port)], f"port {port} is taken"),
+            (["--port", "99999"], "port 99999 does not exist"),
+            (["--host", "203.0.113.7"], "203.0.113.7 is no address of this computer"),  # an address of nobody
+            (["--host", "no such host"], "is no address of this computer"),
+            (["--data-root", str(tmp_path / "none")], "is not a folder"),
+        ]
+        for options, message in wrong:
+            assert entry.main(["--no-browser", *options]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def command(*options: str) -> list[str]:
-    """The app's command line; the first free port unless one is given."""
-    return [sys.executable, "-m", "anomalyhub.ui", "--no-browser", *options]
-
-
 @contextmanager
 def serve(temporary: Path, *options: str, seconds: float = 60) -> Iterator[str]:
     """The address of a running app whose temporary files lie in `temporary`; its log is checked for tracebacks."""
@@ -28,9 +23,9 @@ def serve(temporary: Path, *options: str, seconds: float = 60) -> Iterator[str]:
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     environment.pop("GRADIO_TEMP_DIR", None)
     with open(log, "w+b") as errors:
-        process = subprocess.Popen(
-            command(*options), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+        command = [sys.executable, "-m", "anomalyhub.ui", "--no-browser", *options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
         try:
             yield _address(process, log, seconds)
         finally:

@@ -1,4 +1,4 @@
-"""A threshold that needs no defects: what held-out normal images score, and how often normal images would score more."""
+"""A threshold that needs no defects: what held-out normal images score, and how often they would score more."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ def patch_features(
     mean      average of the neighbourhood per channel: (B, h, w, sum of C_l)
               Zeros beyond the border count: they shrink the patches there, whose features the network's own padding
               makes erratic. Without them image AUROC falls from 0.998 to 0.80 on leather, 0.88 to 0.72 on MTD.
-    adaptive  the neighbourhood's C_l * k * k values pooled to `width` per layer, then the layers pooled to `width`, as in
-              the paper's published code: (B, h, w, width)
+    adaptive  the neighbourhood's C_l * k * k values pooled to `width` per layer, then the layers pooled to `width`, as
+              in the paper's published code: (B, h, w, width)
     """
     grid = maps[0].shape[-2:]
     if aggregation == "mean":

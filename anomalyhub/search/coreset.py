@@ -46,18 +46,18 @@ class CoresetPlan:
 class StreamingCoreset:
     """Collects patch features, keeps what covers them, and never holds more than the budget.
 
-    While all patches fit, the selection is exactly greedy k-center of all of them (Sener and Savarese, ICLR 2018). A full
-    buffer is thinned by a quarter: blocks of near neighbours leave out those that the others cover best (see `thin`), and
-    the last selection runs over what was kept, with a bank of at most half the capacity. Its covering radius exceeds
-    that of exact greedy by at most the radii at which patches were left out.
+    While all patches fit, the selection is exactly greedy k-center of all of them (Sener and Savarese, ICLR 2018). A
+    full buffer is thinned by a quarter: blocks of near neighbours leave out those that the others cover best (see
+    `thin`), and the last selection runs over what was kept, with a bank of at most half the capacity. Its covering
+    radius exceeds that of exact greedy by at most the radii at which patches were left out.
 
     Patches carry a group number. Groups are thinned separately, so that `select(without=g)` is a selection in which the
     patches of group g played no part: that is what cross-fitting needs.
 
     fraction     share of the patches that is kept, in (0, 1]
     byte_budget  bytes for buffer, projections and the selected rows
-    projection   width of the random linear projection that distances are measured in (Johnson-Lindenstrauss); a narrower
-                 feature, or None, is not projected
+    projection   width of the random linear projection that distances are measured in (Johnson-Lindenstrauss); a
+                 narrower feature, or None, is not projected
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class StreamingCoreset:
         if self.capacity < 64:
             need = int(64 * self._bytes_per_row()) + 1
             raise InvalidArgumentError(
-                f"a byte budget of {byte_budget} holds {self.capacity} patches of {dim} values: give at least {need} bytes"
+                f"a byte budget of {byte_budget} holds {self.capacity} patches of {dim} values: "
+                f"give at least {need} bytes"
             )
         self.n_seen = 0
         self.blockwise = False
@@ -154,7 +155,7 @@ class StreamingCoreset:
         return max(1, min(round(self.fraction * n_patches), int(self.capacity * max(self.fraction, 0.5))))
 
     def compact(self) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
-        """What another coreset needs to `merge` this one: thinned rows, their groups, and the patches seen per group."""
+        """What another coreset needs to `merge` this one: thinned rows, their groups, patches seen per group."""
         self._reduce(min(self.capacity, int(np.ceil(_COMPACT * self.fraction * self.n_seen))))
         return self._rows[: self._used], self._groups[: self._used], dict(self._seen_by_group)
 

@@ -80,7 +80,7 @@ class NearestNeighbours:
     def farthest(self, patches: np.ndarray, distances: np.ndarray) -> tuple[int, float]:
         """The patch of an image farthest from the bank, and its exact distance.
 
-        patches (P, D) and their distances (P,) from `query`, which are corrected in place where they are searched again.
+        patches (P, D) and their distances (P,) from `query`, corrected in place where they are searched again.
         An inverted file only overstates distances, so the farthest patches are searched exactly, a few at a time, until
         the best exact distance is at least every remaining approximate one: the result is that of exact search.
         """

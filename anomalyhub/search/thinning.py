@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 
 _CELL = 768  # points per cell: pairwise distances of one cell stay in the cache
-_LARGEST_CELL = 2048
+_LARGEST_CELL = 1024
 _CHUNK = 65536
 
 
@@ -19,7 +19,8 @@ def thin(points: np.ndarray, members: np.ndarray, keep: int, *, seed: int = 0) -
 
     points   (N, D) float32
     members  (n,) indices of the points that take part
-    Returns sorted indices, (keep,) int64. Working memory: at most 50 MiB. Cost: n * (n / 768 + 768) * D multiply-adds, against n * keep * D for greedy.
+    Returns sorted indices, (keep,) int64. Working memory: about 10 MiB. Cost: n * (n / 768 + 768) * D multiply-adds,
+    against n * keep * D for greedy.
     """
     if keep >= len(members):
         return np.sort(members)
@@ -30,7 +31,7 @@ def thin(points: np.ndarray, members: np.ndarray, keep: int, *, seed: int = 0) -
 
 
 def _cells(points: np.ndarray, members: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Positions in `members`, by nearest of about n / 768 centroids; none larger than 2048."""
+    """Positions in `members`, by nearest of about n / 768 centroids; none larger than 1024."""
     count = max(1, len(members) // _CELL)
     sample = np.random.default_rng(seed).permutation(len(members))[: 40 * count]
     k_means = faiss.Kmeans(points.shape[1], count, niter=4, seed=seed, min_points_per_centroid=1)
@@ -46,7 +47,10 @@ def _picking_radii(points: np.ndarray) -> np.ndarray:
     """Squared distance of each point to those that greedy k-center picks before it; infinite for the first."""
     points = points - points.mean(0)
     norms = np.einsum("ij,ij->i", points, points)
-    pairwise = norms[:, None] + norms - 2.0 * (points @ points.T)
+    pairwise = points @ points.T
+    pairwise *= -2.0
+    pairwise += norms
+    pairwise += norms[:, None]
     distances = pairwise[int(norms.argmax())].copy()
     radii = np.empty(len(points), np.float32)
     best = int(norms.argmax())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -68,17 +70,31 @@ def launch(
 
     app   what `build_app` made; default: made here, trusting visitors when only this computer can reach it
     host  address to listen on; default: $GRADIO_SERVER_NAME, else this computer only
-    port  default: 7860, or the next free one; a given port that is taken raises InvalidArgumentError
+    port  default: 7860, or the next free one; one that is taken raises InvalidArgumentError
     """
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    if port is not None and not 0 < port < 65536:
-        raise InvalidArgumentError(f"port {port} does not exist: give --port a number from 1 to 65535")
+    _check_address(host, port)
     if app is not None:
         _serve(app, host, port, browser)
         return
     with tempfile.TemporaryDirectory(prefix="anomalyhub-uploads-", ignore_cleanup_errors=True) as folder:
         with _environment(GRADIO_TEMP_DIR=os.environ.get("GRADIO_TEMP_DIR", folder)):
             _serve(build_app(data_root, trusted=_is_loopback(host)), host, port, browser)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Say at once, and in one sentence, what gradio would try a hundred ports for."""
+    if port is not None and not 0 < port < 65536:
+        raise InvalidArgumentError(f"port {port} does not exist: give --port a number from 1 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        if port is not None and error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise InvalidArgumentError(f"port {port} is taken or not allowed: give another --port") from error
+        raise InvalidArgumentError(f"{host} is no address of this computer ({error}): leave --host out") from error
 
 
 @contextmanager
@@ -111,10 +127,7 @@ def _serve(app: gr.Blocks, host: str, port: int | None, browser: bool) -> None:
             favicon_path=LOGO,
         )
     except OSError as error:
-        reason = (
-            f"port {port} is taken or not allowed; give another --port" if port else "check --host, or give a --port"
-        )
-        raise InvalidArgumentError(f"the app cannot listen on {host}: {reason}") from error
+        raise InvalidArgumentError(f"the app cannot listen on {host} ({error}): give another --port") from error
     print(f"AnomalyHub is at {url} (Ctrl+C stops it)", flush=True)
     threading.Thread(target=_warm_up, daemon=True).start()
     try:
