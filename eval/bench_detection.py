@@ -18,6 +18,7 @@ from anomalyhub.metrics import image_metrics
 from anomalyhub.types import GOOD
 
 RATES = (0.01, 0.05, 0.1)
+COMMAND = "python eval/bench_detection.py"
 
 
 def run() -> dict[str, Any]:
@@ -28,6 +29,7 @@ def run() -> dict[str, Any]:
         for backbone in (resnet18(), "embedded"):
             key = f"{name}_{backbone.partition('@')[0]}"
             result[key] = _through_the_command_line(data, backbone, with_exact=name == "mtd" and "@" in backbone)
+            save("detection", COMMAND, result)  # each takes minutes: keep what is there
     return result
 
 
@@ -84,5 +86,4 @@ def _exact(inspector: Inspector, data: Path, scores: np.ndarray, labels: np.ndar
 
 
 if __name__ == "__main__":
-    outcome = run()
-    print(save("detection", "python eval/bench_detection.py", outcome).read_text())
+    print(save("detection", COMMAND, run()).read_text())

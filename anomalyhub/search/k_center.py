@@ -18,7 +18,7 @@ import torch
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.protocols import Progress
 
-_ROWS, _COLUMNS = 2048, 1024  # one product's block: 8 MiB of distances, which stays in the cache
+_ROWS, _COLUMNS = 1024, 512  # one product gives 2 MiB of distances, which stay in a core's cache
 _BLOCK = _ROWS * _COLUMNS  # few columns leave room for more rows: fewer, larger steps
 _POOL = 1024
 _PICKED = -1.0  # the squared distance that marks points which may not be picked
