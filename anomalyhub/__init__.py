@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# Threads that wait for each other spin for a moment, then sleep. libgomp's default spins for milliseconds, which makes
+# a busy machine many times slower and an idle one no faster. It is read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 

@@ -20,7 +20,7 @@ class NearestNeighbours:
 
     kind     "flat" is exact; "ivf" looks into `n_probe` of about 4 sqrt(M) cells, and never understates a distance;
              "auto" is flat up to 4096 rows, ivf above
-    n_probe  cells that are searched; None takes 1/32 of them, at least 8
+    n_probe  cells that are searched; None takes 1/64 of them, at least 4
     storage  "float32", or "float16", which halves the index and rounds the bank
 
     Fitted: bank_ (M, D) in the storage type, centroids_ (cells, D) float32 or None, index_ the faiss index.
@@ -143,6 +143,6 @@ class NearestNeighbours:
         else:
             index = faiss.IndexIVFFlat(quantizer, dim, cells)
         index.is_trained = True
-        index.nprobe = min(cells, self.n_probe or max(8, cells // 32))
+        index.nprobe = min(cells, self.n_probe or max(4, cells // 64))
         self._quantizer = quantizer  # faiss does not keep it alive
         return index
