@@ -31,16 +31,23 @@ def thin(points: np.ndarray, members: np.ndarray, keep: int, *, seed: int = 0) -
 
 
 def _cells(points: np.ndarray, members: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Positions in `members`, by nearest of about n / 768 centroids; none larger than 1024."""
-    count = max(1, len(members) // _CELL)
+    """Positions in `members`, by nearest of about n / 768 centroids; a cell of more than 1024 is split again."""
+    count = -(-len(members) // _CELL)
     sample = np.random.default_rng(seed).permutation(len(members))[: 40 * count]
     k_means = faiss.Kmeans(points.shape[1], count, niter=4, seed=seed, min_points_per_centroid=1)
     k_means.train(np.ascontiguousarray(points[members[np.sort(sample)]]))
     chunks = [members[start : start + _CHUNK] for start in range(0, len(members), _CHUNK)]
     nearest = np.concatenate([k_means.index.search(points[chunk], 1)[1][:, 0] for chunk in chunks])
     order = np.argsort(nearest, kind="stable")
-    cells = np.split(order, np.flatnonzero(np.diff(nearest[order])) + 1)
-    return [part for cell in cells for part in np.array_split(cell, -(-len(cell) // _LARGEST_CELL))]
+    cells = []
+    for cell in np.split(order, np.flatnonzero(np.diff(nearest[order])) + 1):
+        if len(cell) <= _LARGEST_CELL:
+            cells.append(cell)
+        elif len(cell) < len(members):
+            cells += [cell[part] for part in _cells(points, members[cell], seed)]
+        else:  # points that k-means cannot tell apart
+            cells += np.array_split(cell, -(-len(cell) // _LARGEST_CELL))
+    return cells
 
 
 def _picking_radii(points: np.ndarray) -> np.ndarray:
