@@ -5,15 +5,17 @@
                    ../shared/weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors --out runs/embedded
 
 No label and no test image of a data set with normals is read: of such a set the training normals are taken, of any
-other folder all images. The student's maps learn the ResNet's layers 2 and 3, its transformer the ViT's blocks, its
-class token the ViT's, half of the time under mask-guided attention. Every 20th image is held out for the validation
-loss. The run stops at any time and goes on from its last checkpoint when it is started again with the same arguments.
-Leaves in --out: embedded.safetensors (float16, convolutions and batch norm folded), history.json, loss.png, checkpoint.safetensors.
+other folder all images. The student's maps learn the ResNet's layers 2 and 3, its tokens the ViT's after block 2, its
+four blocks what the ViT's blocks 3 to 6 do, half of the time under mask-guided attention: at first each from the
+teacher's own input, then end to end. Every 20th image is held out for the validation loss. The run may be stopped at
+any time; started again with the same arguments it goes on from its last checkpoint.
+Leaves in --out: embedded.safetensors (float16, batch norm folded), history.json, loss.png, checkpoint.safetensors.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -30,48 +32,30 @@ from accelerate import Accelerator
 from common import ROOT, machine
 from distill_views import POOL_SIDE, draw_views
 from PIL import Image
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors.torch import safe_open, save_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from anomalyhub import create_backbone, load_dataset
-from anomalyhub.backbones.embedded_net import EmbeddedNet, ResidualBlock
+from anomalyhub.backbones.embedded_net import EmbeddedNet
 from anomalyhub.nn.mgvit import MaskGuidedViT
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 VIT = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-TERMS = ("stride8", "stride16", "tokens", "class_token", "logits")
+TERMS = ("stride4", "stride8", "stride16", "patches", "blocks", "class_token")
+WEIGHTS = {"stride4": 0.5, "stride8": 1.0, "stride16": 1.0, "patches": 1.0, "blocks": 1.0, "class_token": 1.0}
+#: Our tokens start as the ViT's after this block, and our four blocks do what its next four do.
+FIRST = 2
+#: Share of the steps in which each block learns from the teacher's tokens; then all learn end to end.
+FORCED = 0.35
 HELD_OUT = 20
 
 
-class InvertedBlock(nn.Module):
-    """A bottleneck turned inside out (Sandler et al., CVPR 2018), an alternative block for the trunk."""
-
-    def __init__(self, width: int, expand: int = 3):
-        super().__init__()
-        hidden = width * expand
-        self.conv1, self.conv3 = nn.Conv2d(width, hidden, 1), nn.Conv2d(hidden, width, 1)
-        self.conv2 = nn.Conv2d(hidden, hidden, 3, 1, 1, groups=hidden)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))) + x
-
-
-def _mixed(width: int) -> nn.Module:
-    return ResidualBlock(width) if width == 128 else InvertedBlock(width)
-
-
-#: Networks of about the same speed that were compared; the first is the one that ships.
-DESIGNS = {
-    "residual": {},
-    "mixed": {"depths": (1, 1, 1), "mlp_ratio": 3.0, "block": _mixed},
-}
-
-
-def create_student(design: str, seed: int) -> EmbeddedNet:
+def create_student(seed: int) -> EmbeddedNet:
     """The network in its training form: every convolution is followed by batch norm."""
     torch.manual_seed(seed)
-    net = EmbeddedNet(**DESIGNS[design])
+    net = EmbeddedNet()
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -80,36 +64,24 @@ def create_student(design: str, seed: int) -> EmbeddedNet:
             nn.init.zeros_(module.bias)
     nn.init.trunc_normal_(net.pos_embed, std=0.02)
     nn.init.trunc_normal_(net.cls_token, std=0.02)
+    net.norm.requires_grad_(False)  # see calibrate
     for parent, name, conv in _convolutions(net):
         norm = nn.BatchNorm2d(conv.out_channels, momentum=0.02)
         conv.bias = None
-        if name in ("conv2", "conv3") and parent is not net:
+        if name == "conv2":
             nn.init.constant_(norm.weight, 0.5)  # the end of a residual branch starts small
         setattr(parent, name, nn.Sequential(conv, norm))
     return net.to(memory_format=torch.channels_last)
 
 
-def folded(net: EmbeddedNet, design: str) -> EmbeddedNet:
+def folded(net: EmbeddedNet) -> EmbeddedNet:
     """The same network in its final form, batch norm folded into the convolutions."""
-    final = EmbeddedNet(**DESIGNS[design])
-    state = {}
-    for key, value in net.state_dict().items():
-        if ".0.weight" not in key or key.replace(".0.weight", ".1.running_mean") not in net.state_dict():
-            state[key] = value
-    own = final.state_dict()
-    for key in own:
-        stem, _, kind = key.rpartition(".")
-        if f"{stem}.1.running_mean" in state:
-            part = {name: net.state_dict()[f"{stem}.1.{name}"] for name in ("weight", "bias", "running_mean", "running_var")}
-            scale = part["weight"] / (part["running_var"] + 1e-5).sqrt()
-            if kind == "weight":
-                own[key] = net.state_dict()[f"{stem}.0.weight"] * scale[:, None, None, None]
-            else:
-                own[key] = part["bias"] - part["running_mean"] * scale
-        else:
-            own[key] = state[key]
-    final.load_state_dict(own)
-    return final.eval()
+    final = copy.deepcopy(net).eval()
+    for parent in list(final.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Sequential) and len(child) == 2 and isinstance(child[1], nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(*child))
+    return final
 
 
 def _convolutions(net: nn.Module) -> list[tuple[nn.Module, str, nn.Conv2d]]:
@@ -122,80 +94,91 @@ def _convolutions(net: nn.Module) -> list[tuple[nn.Module, str, nn.Conv2d]]:
 
 
 class Student(nn.Module):
-    """The network with the linear heads that map its inner tokens to the teacher's; the heads are thrown away."""
+    """The network as it is trained: maps of three stages, tokens before the blocks and after each."""
 
     def __init__(self, net: EmbeddedNet):
         super().__init__()
         self.net = net
-        self.guided = MaskGuidedViT(net, mask_layers=len(net.blocks) - 1)
-        self.taps = tuple(range(1, len(net.blocks)))
-        self.heads = nn.ModuleList(nn.Linear(net.dim, net.dim) for _ in self.taps)
 
-    def forward(self, images: torch.Tensor, masks: torch.Tensor):
+    def forward(self, images: torch.Tensor, masks: torch.Tensor, guided: int, forced: list[torch.Tensor] | None = None):
+        """`guided` blocks see the masks; with `forced`, each block starts from the teacher's tokens, not from ours."""
         maps = self.net.feature_maps(images)
-        inside = self.guided.inside(masks, tuple(maps[-1].shape[-2:]))
-        last, inner = self.guided.guided(self.net.tokens(maps[-1]), inside, self.taps)
-        return maps, [head(x) for head, x in zip(self.heads, inner, strict=True)], last
+        x, grid = self.net.tokens(images, maps[1])
+        guide = MaskGuidedViT(self.net, guided)
+        return maps, run_blocks(guide, x, guide.inside(masks, grid), forced)
+
+
+def run_blocks(guide: MaskGuidedViT, x: torch.Tensor, inside: torch.Tensor, forced=None) -> list[torch.Tensor]:
+    """Tokens before the first block and after each of them."""
+    blocks, levels = guide.vit.blocks, [x]
+    for index, block in enumerate(blocks):
+        x = forced[index].to(x.dtype) if forced else x
+        x = block(x) if index < len(blocks) - guide.mask_layers else guide.guided_block(block, x, inside)
+        levels.append(x)
+    return levels
 
 
 class Teachers:
-    """Frozen targets: the ResNet's maps, the ViT's tokens after a quarter, a half, three quarters and all of its blocks."""
+    """Frozen targets: maps of the ResNet's layers 1 to 3, tokens after the ViT's blocks FIRST to FIRST + 4."""
 
     def __init__(self, resnet: str, vit: str, device: torch.device):
-        self.cnn = create_backbone(f"resnet18@{resnet}", layers=(2, 3), device=device).module
-        self.vit = create_backbone(f"vit_tiny_patch16_224@{vit}", device=device).module
-        state = load_file(vit)
-        self.head = (state["head.weight"].to(device), state["head.bias"].to(device))
-        depth = len(self.vit.blocks)
-        self.taps = tuple(depth * part // 4 for part in (1, 2, 3))
-        self.guided = MaskGuidedViT(self.vit, mask_layers=depth - depth // 4)
+        self.cnn = create_backbone(f"resnet18@{resnet}", layers=(1, 2, 3), device=device).module
+        self.vit = create_backbone(f"vit_tiny_patch16_224@{vit}", layers=(FIRST + 4,), device=device).module
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor, masks: torch.Tensor):
+    def __call__(self, images: torch.Tensor, masks: torch.Tensor, guided: int):
         batch = _normalise(images, IMAGENET).contiguous(memory_format=torch.channels_last)
-        maps = self.cnn.forward_intermediates(batch, indices=[2, 3], stop_early=True, intermediates_only=True)
-        x, grid = self.guided.embed(_normalise(images, VIT))
-        last, inner = self.guided.guided(x, self.guided.inside(masks, grid), self.taps)
-        inner = [F.layer_norm(x.float(), x.shape[-1:]) for x in inner]
-        return [level.float() for level in maps], inner, last.float()
+        maps = self.cnn.forward_intermediates(batch, indices=[1, 2, 3], stop_early=True, intermediates_only=True)
+        guide = MaskGuidedViT(self.vit, guided)
+        x, grid = guide.embed(_normalise(images, VIT))
+        levels = run_blocks(guide, x, guide.inside(masks, grid))[FIRST:]
+        return [level.float() for level in maps], [level.float() for level in levels]
 
 
 class Losses:
-    """Squared errors relative to the targets' own variance, so that 1 is what their mean would reach."""
+    """Squared errors relative to the targets' own variance, so that 1 is what their mean would reach.
 
-    def __init__(self, batches: list, head: tuple[torch.Tensor, torch.Tensor]):
-        self.head = head
-        self.maps = [_channel_weights(torch.cat([b[0][i] for b in batches]).transpose(0, 1).flatten(1)) for i in (0, 1)]
-        inner = [torch.cat([b[1][i] for b in batches]) for i in range(3)]
-        last = torch.cat([b[2] for b in batches])
-        self.tokens = [_channel_weights(x.flatten(0, 1).T) for x in (*inner, last[:, 1:])]
-        self.cls = _channel_weights(last[:, 0].T)
+    While the blocks are forced, their errors are relative to the variance of what a block adds to its input.
+    """
 
-    def __call__(self, output, target, defects: torch.Tensor) -> dict[str, torch.Tensor]:
-        (maps, inner, last), (t_maps, t_inner, t_last) = output, target
-        terms = {}
-        for name, mine, theirs, weights in zip(TERMS[:2], maps, t_maps, self.maps, strict=True):
-            terms[name] = _map_error(mine.float() - theirs, weights, defects)
-        last = last.float()
-        errors = [
-            ((mine.float() - theirs).square() * weights).sum(-1).mean()
-            for mine, theirs, weights in zip((*inner, last[:, 1:]), (*t_inner, t_last[:, 1:]), self.tokens, strict=True)
-        ]
-        terms["tokens"] = torch.stack(errors).mean()
-        terms["class_token"] = ((last[:, 0] - t_last[:, 0]).square() * self.cls).sum(-1).mean()
-        mine, theirs = F.linear(last[:, 0], *self.head), F.linear(t_last[:, 0], *self.head)
-        terms["logits"] = F.kl_div(mine.log_softmax(-1), theirs.log_softmax(-1), log_target=True, reduction="batchmean")
+    def __init__(self, batches: list):
+        maps = [torch.cat([batch[0][i] for batch in batches]) for i in range(3)]
+        self.maps = [_map_weights(level.transpose(0, 1).flatten(1)) for level in maps]
+        levels = [torch.cat([batch[1][i] for batch in batches]) for i in range(5)]
+        added = [levels[0], *(after - before for before, after in zip(levels, levels[1:], strict=False))]
+        self.tokens = {
+            forced: [(_channel_weights(x[:, 1:].flatten(0, 1)), _channel_weights(x[:, 0])) for x in targets]
+            for forced, targets in ((False, levels), (True, added))
+        }
+
+    def __call__(self, output, target, defects: torch.Tensor, forced: bool) -> dict[str, torch.Tensor]:
+        (maps, levels), (t_maps, t_levels) = output, target
+        terms = {
+            name: _map_error(mine.float() - theirs, weights, defects)
+            for name, mine, theirs, weights in zip(TERMS[:3], maps, t_maps, self.maps, strict=True)
+        }
+        patches, cls = [], []
+        for mine, theirs, weights in zip(levels, t_levels, self.tokens[forced], strict=True):
+            error = (mine.float() - theirs).square()
+            patches.append((error[:, 1:] * weights[0]).sum(-1).mean())
+            cls.append((error[:, 0] * weights[1]).sum(-1).mean())
+        terms["patches"] = patches[0]
+        terms["blocks"] = torch.stack(patches[1:]).mean()
+        terms["class_token"] = torch.stack(cls).mean()
         return terms
 
 
-WEIGHTS = {"stride8": 1.0, "stride16": 1.0, "tokens": 1.0, "class_token": 2.0, "logits": 0.1}
-
-
-def _channel_weights(values: torch.Tensor) -> torch.Tensor:
+def _map_weights(values: torch.Tensor) -> torch.Tensor:
     """(C, n) targets to weights (C,): half the targets' own metric, half every channel alike."""
     variance = values.var(1)
     each = variance.clamp_min(0.05 * variance.mean())
     return 0.5 / variance.sum() + 0.5 / (len(variance) * each)
+
+
+def _channel_weights(values: torch.Tensor) -> torch.Tensor:
+    """(n, C) targets to weights (C,): every channel alike, as the next block's norm sees them."""
+    variance = values.var(0)
+    return 1.0 / (len(variance) * variance.clamp_min(0.05 * variance.median()))
 
 
 def _map_error(difference: torch.Tensor, weights: torch.Tensor, defects: torch.Tensor) -> torch.Tensor:
@@ -245,7 +228,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=32, help="views per step, over all processes")
     parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--design", choices=list(DESIGNS), default="residual")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--stop-after", type=int, help="stop at this step, to go on later")
@@ -266,18 +248,18 @@ def main(arguments: list[str] | None = None) -> None:
         views = draw_views(pool, probability, count, (args.seed, *key))
         return tuple(x.to(device) for x in (views.images, views.defects, views.masks))
 
-    def targets(images, masks):
+    def targets(images, masks, guided):
         with accelerator.autocast():
-            return teachers(images, masks)
+            return teachers(images, masks, guided)
 
     held = [batch_of(held_chances, 32, 1, i) for i in range(4)]
-    held_targets = [targets(images, masks) for images, _, masks in held]
-    losses = Losses(held_targets, teachers.head)
-    student = Student(create_student(args.design, args.seed)).to(device)
-    decayed = [p for p in student.parameters() if p.ndim > 1]
-    others = [p for p in student.parameters() if p.ndim <= 1]
+    held_targets = [targets(images, masks, 3) for images, _, masks in held]
+    losses = Losses(held_targets)
+    student = Student(create_student(args.seed)).to(device)
+    decayed = [p for _, p in trained(student) if p.ndim > 1]
+    others = [p for _, p in trained(student) if p.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.03}, {"params": others, "weight_decay": 0.0}])
-    settings = {key: getattr(args, key) for key in ("steps", "batch", "lr", "design", "seed")} | {"sources": sources}
+    settings = {key: getattr(args, key) for key in ("steps", "batch", "lr", "seed")} | {"sources": sources}
     history, start = resume(args.out, settings, student, optimizer)
     model, optimizer = accelerator.prepare(student, optimizer)
     stop = min(args.steps, args.stop_after or args.steps)
@@ -289,10 +271,11 @@ def main(arguments: list[str] | None = None) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr)
         images, defects, masks = batch_of(train_chances, args.batch // world, 0, step, rank)
-        target = targets(images, masks)
+        guided, forced = 3 + step % 2, step < FORCED * args.steps
+        target = targets(images, masks, guided)
         with accelerator.autocast():
-            output = model(_normalise(images, IMAGENET), masks)
-        terms = losses(output, target, defects)
+            output = model(_normalise(images, IMAGENET), masks, guided, target[1] if forced else None)
+        terms = losses(output, target, defects, forced)
         accelerator.backward(sum(WEIGHTS[name] * value for name, value in terms.items()))
         accelerator.clip_grad_norm_(model.parameters(), 3.0)
         optimizer.step()
@@ -303,8 +286,8 @@ def main(arguments: list[str] | None = None) -> None:
         if (step + 1) % args.save_every == 0 or step + 1 == stop:
             model.eval()
             with torch.no_grad(), accelerator.autocast():
-                outputs = [student(_normalise(images, IMAGENET), masks) for images, _, masks in held]
-            checks = [losses(o, t, b[1]) for o, t, b in zip(outputs, held_targets, held, strict=True)]
+                outputs = [student(_normalise(images, IMAGENET), masks, 3) for images, _, masks in held]
+            checks = [losses(o, t, b[1], False) for o, t, b in zip(outputs, held_targets, held, strict=True)]
             history.append(
                 {
                     "step": step + 1,
@@ -318,8 +301,13 @@ def main(arguments: list[str] | None = None) -> None:
                 plot(args.out / "loss.png", history)
             accelerator.wait_for_everyone()
     if accelerator.is_main_process and stop == args.steps:
-        export(args.out, student.net, settings, history)
+        views = [batch_of(train_chances, 32, 2, i) for i in range(8)]
+        export(args.out, student.net, [(images, masks) for images, _, masks in views], settings)
         print(json.dumps(history[-1]["held out"]))
+
+
+def trained(student: Student) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in student.named_parameters() if parameter.requires_grad]
 
 
 def resume(out: Path, settings: dict, student: Student, optimizer) -> tuple[list[dict], int]:
@@ -333,7 +321,7 @@ def resume(out: Path, settings: dict, student: Student, optimizer) -> tuple[list
     if metadata["settings"] != settings:
         raise SystemExit(f"{file} belongs to a run with other arguments: give them again, or another --out")
     student.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")})
-    for name, parameter in student.named_parameters():
+    for name, parameter in trained(student):
         optimizer.state[parameter] = {
             "step": torch.tensor(float(metadata["step"])),
             **{kind: tensors[f"{kind}.{name}"].to(parameter.device) for kind in ("exp_avg", "exp_avg_sq")},
@@ -345,22 +333,43 @@ def save_checkpoint(out: Path, settings: dict, step: int, student: Student, opti
     out.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{key}": value.detach().contiguous().clone() for key, value in student.state_dict().items()}
     states = getattr(optimizer, "optimizer", optimizer).state
-    for name, parameter in student.named_parameters():
+    for name, parameter in trained(student):
         tensors |= {f"{kind}.{name}": states[parameter][kind].contiguous() for kind in ("exp_avg", "exp_avg_sq")}
     run = json.dumps({"settings": settings, "step": step, "history": history})
     save_file(tensors, out / "checkpoint.partial", {"run": run})
     os.replace(out / "checkpoint.partial", out / "checkpoint.safetensors")
     command = "accelerate launch eval/distill_backbone.py " + shlex.join(sys.argv[1:])
-    record = {"command": command.replace(str(ROOT.parent), ".."), "machine": machine(), "settings": settings, "history": history}
+    record = {
+        "command": command.replace(str(ROOT.parent), ".."),
+        "machine": machine(),
+        "settings": settings,
+        "history": history,
+    }
     (out / "history.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def export(out: Path, net: EmbeddedNet, settings: dict, history: list[dict]) -> None:
+@torch.no_grad()
+def calibrate(net: EmbeddedNet, views: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Set the last norm so that each channel of the class tokens of these views has mean 0 and deviation 1."""
+    guide, last = MaskGuidedViT(net, 3), []
+    for images, masks in views:
+        x, grid = net.embed(_normalise(images, IMAGENET))
+        last.append(run_blocks(guide, x, guide.inside(masks, grid))[-1][:, 0])
+    normed = F.layer_norm(torch.cat(last), (net.dim,))
+    deviation, mean = torch.std_mean(normed, 0)
+    net.norm.weight.copy_(1.0 / deviation.clamp_min(1e-3))
+    net.norm.bias.copy_(-mean * net.norm.weight)
+
+
+def export(out: Path, net: EmbeddedNet, views: list, settings: dict) -> None:
     """Write the float16 weights, after a check that folding changed nothing."""
-    final = folded(net.cpu(), settings["design"])
+    net = net.eval()
+    calibrate(net, views)
+    net = net.cpu()
+    final = folded(net)
     probe = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        before, after = net.eval()(probe), final(probe)
+        before, after = net(probe), final(probe)
     if not torch.allclose(before, after, atol=1e-3):
         raise SystemExit(f"folding changed the network by {float((before - after).abs().max()):.2g}: a bug")
     tensors = {key: value.half().contiguous() for key, value in final.state_dict().items()}
@@ -372,15 +381,16 @@ def plot(path: Path, history: list[dict]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(TERMS), figsize=(3 * len(TERMS), 2.6), layout="constrained")
-    for axis, name in zip(axes, TERMS, strict=True):
+    figure, axes = plt.subplots(2, 3, figsize=(9, 5), layout="constrained", sharex=True)
+    for axis, name in zip(axes.flat, TERMS, strict=True):
         steps = [entry["step"] for entry in history]
         axis.plot(steps, [entry["train"][name] for entry in history], label="training", color="#888888")
         axis.plot(steps, [entry["held out"][name] for entry in history], label="held out", color="#0072b2")
-        axis.set(title=name.replace("_", " "), xlabel="step", yscale="log")
-    axes[0].set_ylabel("KL divergence (logits) or relative error")
-    axes[-1].legend(frameon=False)
-    figure.savefig(path, dpi=110)
+        axis.set(title=name.replace("_", " "), yscale="log")
+    figure.supxlabel("step; the blocks' training error jumps where they are no longer forced")
+    figure.supylabel("error / variance of the target")
+    axes.flat[0].legend(frameon=False)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 

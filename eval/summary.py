@@ -81,8 +81,56 @@ def alarm_rows() -> list[str]:
     return rows
 
 
+def backbone_rows() -> list[str]:
+    """The model card of the embedded backbone: size, speed, detection, separability."""
+    found, detection = result("backbone"), result("detection")
+    own, other = "bench_backbone.py", "bench_detection.py"
+    millions = {name: f"{count / 1e6:.2f} M" for name, count in found["parameters"].items()}
+    rows = [
+        ("parameters", millions["embedded"], f"ViT-Tiny {millions['vit_tiny']}", "", own),
+        ("import and load, beyond torch's import", f"{found['start']['import_and_load_seconds']:.2f} s", "", "", own),
+    ]
+    for mine, theirs, title in (
+        ("embedded maps", "resnet18 maps", "ResNet-18"),
+        ("embedded blocks", "vit_tiny blocks", "ViT-Tiny"),
+        ("embedded all", "vit_tiny blocks", "ViT-Tiny"),
+    ):
+        one, two = found["passes"][mine], found["passes"][theirs]
+        gain, what = f"{two['ms'] / one['ms']:.2f} times faster", mine.partition(" ")[2]
+        rows.append((f"forward pass, {what}", f"{one['ms']:.1f} ms", f"{title} {two['ms']:.1f} ms", gain, own))
+        rows.append((f"multiply-adds, {what}", f"{one['gmac']:.2f} G", f"{title} {two['gmac']:.2f} G", "", own))
+    for name in ("mtd", "leather"):
+        pair = [detection[f"{name}_{key}"]["metrics"]["image_auroc"] for key in ("embedded", "resnet18")]
+        rows.append((f"PatchCore, image AUROC, {name}", *_auroc(*pair), other))
+    for product, row in found["bundled_sample"].items():
+        pair = [row[key]["image_auroc"] for key in ("embedded", "resnet18")]
+        rows.append((f"PatchCore, image AUROC, {product} of the bundled sample", *_auroc(*pair), own))
+    for name, row in found["separability"].items():
+        mine, theirs = row["embedded"]["accuracy"], row["vit_tiny"]["accuracy"]
+        what = f"nearest class mean, 5 shots, {row['defects']} defects of {name}"
+        rows.append((what, f"{mine:.1f} %", f"ViT-Tiny {theirs:.1f} %", f"{mine - theirs:+.1f} points", own))
+    head = ["| what | `embedded` | teacher | difference | command |", "|---|---|---|---|---|"]
+    return head + [f"| {' | '.join(cells)} | `python eval/{script}` |" for *cells, script in rows]
+
+
+def depth_rows() -> list[str]:
+    """The model card's second table: which of the ViT's blocks tells defects apart."""
+    found = result("backbone")["depths"]
+    rows = ["| data | network | right, by the class token after block |", "|---|---|---|"]
+    for key, row in found.items():
+        data, _, network = key.partition("_")
+        values = ", ".join(f"{block}: {value:.1f} %" for block, value in row.items() if block != "last")
+        rows.append(f"| {data} | {network} | {values}; after the last norm: {row['last']:.1f} % |")
+    return rows
+
+
+def _auroc(mine: float, theirs: float) -> tuple[str, str, str]:
+    return f"{mine:.3f}", f"ResNet-18 {theirs:.3f}", f"{mine - theirs:+.3f}"
+
+
 def main() -> None:
     print("\n".join(detection_rows()), "\n".join(speed_rows()), "\n".join(alarm_rows()), sep="\n\n")
+    print("", "\n".join(backbone_rows()), "", "\n".join(depth_rows()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""anomalyhub.backbones: the fixed-filter network, timm models from local files, preprocessing, and what is refused."""
+"""anomalyhub.backbones: the shipped network, timm models from local files, preprocessing, and what is refused."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_contract(kind, files, images):
             assert level.shape == (channels, 96 // stride, 96 // stride) and level.dtype == np.float32
             assert np.isfinite(level).all() and level.std() > 0
             assert level.base is None or level.base.nbytes == level.nbytes  # keeps no batch alive
-    assert [f.cls is not None for f in features] == [kind == "test_vit"] * 3
+    assert [f.cls is not None for f in features] == [kind != "test_resnet"] * 3
     assert backbone.extract([]) == []
     with torch.enable_grad():
         maps = backbone.feature_maps(backbone.preprocess(images, 96))
@@ -111,8 +111,8 @@ def test_embedded_needs_nothing_and_sees_texture_and_colour():
     stripes, red = flat.copy(), flat.copy()
     stripes[::8], red[..., 0] = 180, 160
     grey, striped, coloured = (f.maps[0] for f in backbone.extract([flat, stripes, red], 64))
-    assert np.abs(striped - grey).max() > 0.05 and np.abs(coloured - grey).max() > 0.05
-    assert np.ptp(grey.reshape(len(grey), -1), axis=1).max() < 1e-3  # a flat image has flat features up to its border
+    spread = grey[:, 3:-3, 3:-3].std()
+    assert np.abs(striped - grey).max() > 0.2 * spread and np.abs(coloured - grey).max() > 0.2 * spread
     assert create_backbone("embedded", [2]).strides == (16,)
 
 
@@ -312,7 +312,7 @@ def test_refused_specs(spec, error, message, files, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "layers"),
     [
-        ("embedded", [3]),
+        ("embedded", [7]),
         ("embedded", [0, 1]),
         ("embedded", []),
         ("test_resnet", [5]),

@@ -85,7 +85,6 @@ def test_detect_flow_on_the_sample(page, tmp_path: Path):
     page.wait_for_selector("text=Stopped. Everything is as it was before.", timeout=10_000)
     assert "Now press Learn" in page.inner_text(".ah-empty") and page.is_disabled("#ah-check")
 
-    page.wait_for_timeout(500)  # the cancelled run's last update of the page may still be under way
     page.click("#ah-learn")
     page.wait_for_selector("#ah-cancel-learn")
     page.wait_for_selector("text=Ready to check unknown parts")

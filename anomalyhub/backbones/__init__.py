@@ -21,7 +21,8 @@ def create_backbone(
             id `hf:OWNER/NAME` of a timm model; `@FILE.safetensors` after any of the latter two takes the weights from
             a local file in timm's naming, of which only the tapped layers need be there
     layers  stages of a CNN as in timm's feature_info (2 and 3 of a ResNet are layer2 and layer3), 1-based blocks of a
-            ViT; None taps the strides 8 and 16 of a CNN, four blocks spread evenly of a ViT
+            ViT; of `embedded` 1 and 2 are the maps at strides 8 and 16, 3 to 6 the blocks on top of them; None taps
+            the strides 8 and 16 of a CNN and of `embedded`, four blocks spread evenly of a ViT
     device  torch device; None takes the process's own GPU when there is one, else the CPU
 
     Raises UnknownNameError, InvalidArgumentError (layers) and BackboneError (weights).

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-#: Makes one residual block of a trunk stage from its width.
-BlockFactory = Callable[[int], nn.Module]
 
 
 class ResidualBlock(nn.Module):
@@ -60,13 +55,13 @@ class TransformerBlock(nn.Module):
 
 
 class EmbeddedNet(nn.Module):
-    """Feature maps at strides 8 and 16, then a class token and one patch token per stride-16 position.
+    """Feature maps at strides 8 and 16, a class token and a patch token per 16 x 16 pixels.
 
-    widths  channels at strides 2, 4, 8 and 16
-    depths  residual blocks at strides 4, 8 and 16
+    The patch tokens start from the pixels and from the stride-8 map; the stride-16 map is not on their way.
+
+    widths  channels at strides 2, 4, 8 and 16; a residual block at each of the last three
     dim, heads, blocks, mlp_ratio  the transformer
     grid    positions per side that the position embedding is made for; other sizes interpolate it
-    block   makes the residual blocks of the trunk
     """
 
     num_prefix_tokens = 1
@@ -74,49 +69,46 @@ class EmbeddedNet(nn.Module):
     def __init__(
         self,
         widths: tuple[int, int, int, int] = (32, 64, 128, 256),
-        depths: tuple[int, int, int] = (0, 1, 1),
         dim: int = 192,
         heads: int = 3,
         blocks: int = 4,
         mlp_ratio: float = 4.0,
         grid: int = 14,
-        block: BlockFactory = ResidualBlock,
     ):
         super().__init__()
         first, *rest = widths
         self.channels, self.dim, self.grid = (widths[2], widths[3]), dim, grid
         self.stem = nn.Conv2d(3, first, 3, 2, 1)
         self.downs = nn.ModuleList(nn.Conv2d(i, o, 3, 2, 1) for i, o in zip(widths, rest, strict=False))
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(block(width) for _ in range(depth))) for width, depth in zip(rest, depths, strict=True)
-        )
-        self.patch_proj = nn.Linear(widths[3], dim)
+        self.stages = nn.ModuleList(ResidualBlock(width) for width in rest)
+        self.patch_embed = nn.Conv2d(3, dim, 16, 16)
+        self.patch_mix = nn.Conv2d(widths[2], dim, 3, 2, 1)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
-    def feature_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """(B, 3, H, W) normalised images to maps (B, C, H/8, W/8) and (B, C', H/16, W/16)."""
+    def feature_maps(self, images: torch.Tensor, stages: int = 3) -> list[torch.Tensor]:
+        """(B, 3, H, W) normalised images to one map (B, C, H/s, W/s) per stage: s = 4, 8, 16."""
         x = F.relu(self.stem(images.contiguous(memory_format=torch.channels_last)))
         maps = []
-        for down, stage in zip(self.downs, self.stages, strict=True):
+        for down, stage in zip(self.downs[:stages], self.stages, strict=False):
             x = stage(F.relu(down(x)))
             maps.append(x)
-        return maps[1:]
+        return maps
 
-    def tokens(self, stride16: torch.Tensor) -> torch.Tensor:
-        """The stride-16 map (B, C', h, w) to the transformer's input (B, 1 + h*w, D), class token first."""
-        grid = stride16.shape[-2:]
-        patches = self.patch_proj(stride16.flatten(2).transpose(1, 2))
+    def tokens(self, images: torch.Tensor, stride8: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Images and their stride-8 map to the transformer's input (B, 1 + h*w, D), class token first, and (h, w)."""
+        right, bottom = -images.shape[-1] % 16, -images.shape[-2] % 16
+        patches = self.patch_embed(F.pad(images, (0, right, 0, bottom))) + self.patch_mix(stride8)
+        grid = tuple(patches.shape[-2:])
         position = self._position(grid)
         cls = (self.cls_token + position[:, :1]).expand(len(patches), -1, -1)
-        return torch.cat([cls, patches + position[:, 1:]], 1)
+        return torch.cat([cls, patches.flatten(2).transpose(1, 2) + position[:, 1:]], 1), grid
 
     def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """(B, 3, H, W) normalised images to the input of `blocks` and the (h, w) of its patch grid."""
-        last = self.feature_maps(images)[-1]
-        return self.tokens(last), tuple(last.shape[-2:])
+        return self.tokens(images, self.feature_maps(images, 2)[1])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised images to the normalised tokens (B, 1 + h*w, D) after the last block."""
@@ -125,8 +117,8 @@ class EmbeddedNet(nn.Module):
             x = block(x)
         return self.norm(x)
 
-    def _position(self, grid: torch.Size) -> torch.Tensor:
-        if tuple(grid) == (self.grid, self.grid):
+    def _position(self, grid: tuple[int, int]) -> torch.Tensor:
+        if grid == (self.grid, self.grid):
             return self.pos_embed
         square = self.pos_embed[:, 1:].transpose(1, 2).reshape(1, self.dim, self.grid, self.grid)
         resized = F.interpolate(square, grid, mode="bicubic", align_corners=False, antialias=True)

@@ -55,7 +55,7 @@ def _normals(ui: SimpleNamespace) -> None:
 
 
 def _learn(ui: SimpleNamespace) -> None:
-    hint = "embedded needs no download: a small network with fixed filters, until the trained one ships. "
+    hint = "embedded needs no download: a small trained network that comes with the program. "
     hint += "Any timm name, or NAME@FILE.safetensors, works too." if ui.trusted else "The others are downloaded once."
     with gr.Column(elem_classes="ah-step"):
         ui.head2 = _html(views.step_heads(Session())[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -179,6 +180,16 @@ def _then_clear(event, box: gr.File, api_name: str) -> None:
     event.then(lambda: None, None, box, api_name=api_name, **UNLISTED)
 
 
+def _keep_cancel(session: gr.State, begun, stop: gr.Button, work: str) -> None:
+    """Show Cancel once more: the last update of a run cancelled a moment ago may arrive late and hide it."""
+
+    def again(session: Session):
+        time.sleep(1.0)
+        return gr.Button(visible=session.busy == work)
+
+    begun.then(again, session, stop, api_name=f"{work}_running", **UNLISTED)
+
+
 def _wire_learn(ui: SimpleNamespace) -> None:
     def started(session: Session):
         session.busy = "learn"
@@ -197,6 +208,7 @@ def _wire_learn(ui: SimpleNamespace) -> None:
     inputs = [ui.session, ui.backbone, ui.coreset, ui.rate, ui.seed]
     event = begun.then(learn, inputs, [ui.session, ui.slot2], api_name="learn", show_progress_on=ui.slot2, **WORK)
     _then_show(ui, event, "learn_shown")
+    _keep_cancel(ui.session, begun, ui.stop2, "learn")
     controls = [ui.slot2, *_controls(ui)]
     ui.stop2.click(cancel, [ui.session, ui.which], controls, api_name="cancel_learn", cancels=[event], **LIGHT)
 
@@ -235,6 +247,7 @@ def _wire_check(ui: SimpleNamespace) -> None:
     event = begun.then(check, [ui.session, ui.which], out, api_name="check", show_progress_on=ui.slot3, **WORK)
     event.then(_judged_values, [ui.session, ui.shown, ui.page], _judged(ui), api_name="results", **LIGHT)
     _then_show(ui, event, "check_shown").success(None, js=_SCROLL)
+    _keep_cancel(ui.session, begun, ui.stop3, "check")
     controls = [ui.slot3, *_controls(ui)]
     ui.stop3.click(cancel, [ui.session, ui.which], controls, api_name="cancel_check", cancels=[event], **LIGHT)
 
