@@ -37,7 +37,8 @@ def machine() -> dict[str, Any]:
     """Cores, processor, memory, versions, git commit and date."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        models = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         cpu = models[0] if models else cpu
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return {

@@ -281,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
         optimizer.step()
         optimizer.zero_grad()
         for name, value in terms.items():
-            running[name] = 0.98 * running.get(name, float(value)) + 0.02 * float(value)
+            running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
         bar.set_postfix({name: f"{value:.3f}" for name, value in running.items()}, refresh=False)
         if (step + 1) % args.save_every == 0 or step + 1 == stop:
             model.eval()

@@ -184,7 +184,6 @@ def arguments(tmp_path_factory):
     ]
 
 
-@pytest.mark.slow
 def test_training_resumes_to_the_same_result(script, arguments, tmp_path):
     script.main([*arguments, "--out", str(tmp_path / "whole")])
     script.main([*arguments, "--out", str(tmp_path / "parts"), "--stop-after", "2"])
@@ -196,7 +195,8 @@ def test_training_resumes_to_the_same_result(script, arguments, tmp_path):
     net.load_state_dict({key: value.float() for key, value in whole.items()})
     history = json.loads((tmp_path / "parts" / "history.json").read_text())
     assert [row["step"] for row in history["history"]] == [2, 3] and history["settings"]["seed"] == 0
-    assert Image.open(tmp_path / "parts" / "loss.png").width > 500
+    with Image.open(tmp_path / "parts" / "loss.png") as picture:
+        assert picture.width > 500
     with pytest.raises(SystemExit, match="belongs to a run with other arguments"):
         script.main([*arguments, "--seed", "1", "--out", str(tmp_path / "parts")])
 
