@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 
+import anomalyhub.cli.binarize  # noqa: F401  (registers its verb)
 from anomalyhub.cli.verbs import app
 from anomalyhub.errors import AnomalyHubError
 
