@@ -20,6 +20,10 @@ _PUBLIC = {
     "create_backbone": "backbones",
     "create_detector": "detection",
     "load_detector": "detection",
+    "MEBin": "regions",
+    "AnomalyNCD": "discovery",
+    "create_discoverer": "discovery",
+    "load_discoverer": "discovery",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from anomalyhub.types import AnomalyMap, ClassProbs, Features, Sample
+from anomalyhub.types import AnomalyMap, ClassProbs, Features, Sample, SubImage
 
 #: Called with the done fraction in [0, 1] and a short text; it may raise `Cancelled` to stop the call.
 Progress = Callable[[float, str], None]
@@ -82,15 +82,30 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class Discoverer(Protocol):
-    """Groups defects into kinds nobody has named."""
+    """Groups defects into kinds nobody has named. Registered with `@discoverers.register` in anomalyhub/discovery.
+
+    A normal image is one sub-image, the whole of it with an empty mask. `base` are sub-images of other products'
+    defects with their classes, or None; a method may leave them unused. `checkpoints` is a folder in which an
+    interrupted fit leaves what it needs to go on to the same result.
+    """
+
+    name: str
+    config: Any
 
     def fit(
-        self, unlabelled: Sequence[Sample], base: Sequence[Sample], base_labels: Sequence[str], n_novel: int
+        self,
+        unlabelled: Sequence[SubImage],
+        base: Sequence[SubImage] | None = None,
+        base_labels: Sequence[str] | None = None,
+        n_novel: int | Literal["auto"] = "auto",
+        *,
+        progress: Progress | None = None,
+        checkpoints: Path | None = None,
     ) -> Discoverer: ...
 
-    def embed(self, samples: Sequence[Sample]) -> np.ndarray: ...
+    def embed(self, sub_images: Sequence[SubImage]) -> np.ndarray: ...
 
-    def predict_proba(self, samples: Sequence[Sample]) -> ClassProbs: ...
+    def predict_proba(self, sub_images: Sequence[SubImage]) -> ClassProbs: ...
 
     def save(self, folder: Path) -> None: ...
 

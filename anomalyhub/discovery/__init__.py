@@ -1,0 +1,56 @@
+"""Discoverers group defects into kinds that nobody has named. A new one is one file here, imported below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from anomalyhub.discovery.anomalyncd import AnomalyNCD, AnomalyNCDConfig
+from anomalyhub.discovery.base import discoverers
+from anomalyhub.discovery.clustering import Clustering, ClusteringConfig
+from anomalyhub.discovery.grouping import estimate_n_classes
+from anomalyhub.discovery.merging import Discovery, merge_regions
+from anomalyhub.errors import InvalidModelError
+from anomalyhub.state import read_config
+
+
+def create_discoverer(
+    name: str, backbone: Any = "embedded", *, seed: int = 0, settings: Mapping[str, Any] | None = None
+):
+    """An unfitted discoverer.
+
+    name      a registered discoverer: "anomalyncd" or "clustering"
+    backbone  a SPEC for `create_backbone`, or a backbone; a transformer with a class token
+    settings  "preset" ("default", "paper", …) and fields of the discoverer's config; texts are converted
+    Raises UnknownNameError, InvalidArgumentError.
+    """
+    return discoverers[name].create(backbone, seed=seed, settings=settings or {})
+
+
+def load_discoverer(folder: Path, backbone: Any = None):
+    """A fitted discoverer from the folder that its `save` wrote. Raises InvalidModelError.
+
+    backbone  replaces the stored SPEC, for example when the weights file has moved; the weights must be the same
+    """
+    name = read_config(folder, "discoverer").get("discoverer")
+    if name not in discoverers.names():
+        raise InvalidModelError(
+            f"{folder} holds a discoverer {name!r}, which this version does not have: "
+            "upgrade with pip install -U anomalyhub"
+        )
+    return discoverers[name].load(folder, backbone=backbone)
+
+
+__all__ = [
+    "AnomalyNCD",
+    "AnomalyNCDConfig",
+    "Clustering",
+    "ClusteringConfig",
+    "Discovery",
+    "create_discoverer",
+    "discoverers",
+    "estimate_n_classes",
+    "load_discoverer",
+    "merge_regions",
+]

@@ -1,0 +1,153 @@
+"""Grouping without training: k-means or agglomerative clustering of frozen, mask-guided descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from anomalyhub.discovery.base import (
+    BaseDiscoverer,
+    DiscoveryConfig,
+    Embedder,
+    batches,
+    check_input,
+    discoverers,
+    report,
+    tensors,
+)
+from anomalyhub.discovery.descriptor import Descriptor
+from anomalyhub.discovery.grouping import k_means, order_by_score
+from anomalyhub.errors import InvalidArgumentError
+from anomalyhub.protocols import Progress
+from anomalyhub.types import SubImage
+
+
+@dataclass(frozen=True)
+class ClusteringConfig(DiscoveryConfig):
+    """Settings of Clustering.
+
+    descriptor  "class_token": of the last block, after the norm, as AnomalyNCD uses it; "tokens": what `class_blocks`
+                and `patch_blocks` name (the middle block's patches if neither does), each part scaled to length 1,
+                concatenated and scaled again
+    weights     of the patches in their average: "mask" is the share of the patch that the mask covers; "distance" and
+                "coverage" are a softmax at `weight_temperature` over how abnormal a patch is, by its mean distance to
+                the nearest patch of each reference sub-image (Sohn et al., WACV 2023, without labels), or by that
+                share. An empty mask averages to zero with "mask", to all patches with the others
+    """
+
+    algorithm: Literal["kmeans", "agglomerative"] = "kmeans"  # the latter with Ward's linkage
+    descriptor: Literal["class_token", "tokens"] = "class_token"
+    class_blocks: tuple[int, ...] | None = None  # 1-based blocks whose class tokens are taken
+    patch_blocks: tuple[int, ...] | None = None  # 1-based blocks whose patch tokens are averaged
+    weights: Literal["mask", "coverage", "distance"] = "mask"
+    weight_temperature: float = 0.1
+    references: int = 32  # sub-images that "distance" compares with
+    n_init: int = 10  # starts of k-means
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min((*(self.class_blocks or ()), *(self.patch_blocks or ())), default=1) < 1:
+            raise InvalidArgumentError("settings class_blocks and patch_blocks count from 1: give for example 3,6")
+        if not self.weight_temperature > 0:
+            raise InvalidArgumentError(f"setting weight_temperature must be above 0, got {self.weight_temperature}")
+        for name in ("references", "n_init"):
+            if getattr(self, name) < 1:
+                raise InvalidArgumentError(f"setting {name} must be at least 1, got {getattr(self, name)}")
+
+
+@discoverers.register
+class Clustering(BaseDiscoverer):
+    """Clusters frozen descriptors of the sub-images; nothing is trained and base classes are not used.
+
+    New sub-images go to the nearest cluster centre. Probabilities are a softmax of minus half the squared distances to
+    the centres, at a temperature that makes them agree with augmented views (`agreement_temperature`).
+    See `BaseDiscoverer` for the arguments and for what is fitted. The preset "anomaly_clustering" is the baseline of
+    Sohn et al. (WACV 2023): Ward's linkage over averages of all patches, weighted by how abnormal they are.
+    """
+
+    name = "clustering"
+    config_class = ClusteringConfig
+    presets = {
+        "default": {},
+        "anomaly_clustering": {
+            "algorithm": "agglomerative",
+            "descriptor": "tokens",
+            "weights": "distance",
+            "mask_tokens": "none",
+        },
+    }
+
+    def fit(
+        self,
+        unlabelled: Sequence[SubImage],
+        base: Sequence[SubImage] | None = None,
+        base_labels: Sequence[str] | None = None,
+        n_novel: int | Literal["auto"] = "auto",
+        *,
+        progress: Progress | None = None,
+        checkpoints: Any = None,
+    ) -> Clustering:
+        """Group the sub-images into `n_novel` kinds, of which normal is one if normal images are among them.
+
+        base, base_labels, checkpoints  are not used: nothing is trained, nothing takes long
+        Where fewer sub-images differ than classes are asked for, there are fewer classes.
+        Raises InvalidArgumentError for no sub-images, or fewer than classes.
+        """
+        check_input("Clustering", unlabelled, n_novel)
+        descriptor = Descriptor(self._guided(), self.config)
+        references = self._references(descriptor, unlabelled) if descriptor.needs_references else None
+        descriptor = self._descriptor(references)
+        half = 0.5 if self.config.calibrate else 0.9
+        embeddings = self._embed(
+            descriptor, unlabelled, tick=lambda share: report(progress, half * share, "describing sub-images")
+        )
+        report(progress, half, "clustering")
+        count, curve = self._count(n_novel, embeddings)
+        labels = order_by_score(self._cluster(embeddings, count), unlabelled)
+        centres = np.stack([embeddings[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+        augmented = None
+        if self.config.calibrate:
+            augmented = self._embed(
+                descriptor,
+                unlabelled,
+                keys=range(len(unlabelled)),
+                tick=lambda share: report(progress, half + (1 - half) * share, "comparing views"),
+            )
+        report(progress, 1.0, f"{len(centres)} kinds among {len(labels)} sub-images")  # the last that may raise
+        self.references_ = references
+        self._finish(unlabelled, embeddings, labels, centres, augmented, 1.0, curve)
+        return self
+
+    def _cluster(self, embeddings: np.ndarray, count: int) -> np.ndarray:
+        """(N,) labels from 0."""
+        if self.config.algorithm == "kmeans" or count == 1:
+            return k_means(embeddings, count, self.seed, self.config.n_init)
+        from sklearn.cluster import AgglomerativeClustering
+
+        return AgglomerativeClustering(count, linkage="ward").fit_predict(embeddings)
+
+    def _references(self, descriptor: Descriptor, sub_images: Sequence[SubImage]) -> np.ndarray:
+        """Patch tokens of random sub-images."""
+        chosen = np.random.default_rng(self.seed).permutation(len(sub_images))[: self.config.references]
+        views = [self._view(sub_images[index], None) for index in np.sort(chosen)]
+        runs = batches(len(views), self.config.embed_batch)
+        return descriptor.collect(tensors(self._backbone(), views[run.start : run.stop]) for run in runs)
+
+    def _descriptor(self, references: np.ndarray | None) -> Descriptor:
+        bank = None
+        if references is not None:
+            bank = torch.from_numpy(references.astype(np.float32)).to(self._backbone().device)
+        return Descriptor(self._guided(), self.config, bank)
+
+    def _embedder(self) -> Embedder:
+        return self._descriptor(self.references_)
+
+    def _extra_arrays(self) -> dict[str, np.ndarray]:
+        return {} if self.references_ is None else {"references": self.references_}
+
+    def _restore(self, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.references_ = arrays.get("references")
