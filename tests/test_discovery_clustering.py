@@ -15,6 +15,7 @@ TRUTH = np.repeat(KINDS, 6)
 DESCRIPTORS = [
     {},
     {"descriptor": "tokens", "class_blocks": "2,3", "patch_blocks": "1,2"},
+    {"descriptor": "class_token"},
     {"descriptor": "tokens", "weights": "coverage"},
     {"preset": "anomaly_clustering"},
 ]
@@ -69,7 +70,7 @@ def test_base_classes_change_nothing():
         ({"patch_blocks": "0"}, "count from 1"),
         ({"weight_temperature": 0.0}, "weight_temperature must be above 0"),
         ({"references": 0}, "references must be at least 1"),
-        ({"descriptor": "pixels"}, "is not one of class_token, tokens"),
+        ({"descriptor": "pixels"}, "is not one of middle, class_token, tokens"),
     ],
 )
 def test_settings_out_of_range(settings, message):

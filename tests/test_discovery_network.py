@@ -202,8 +202,16 @@ def test_descriptors_are_concatenated_unit_parts(batch, blocks):
 
 def test_class_token_descriptor(batch):
     guided = MaskGuidedViT(tiny_vit(), 2)
-    found = Descriptor(guided, ClusteringConfig())(*batch)
+    found = Descriptor(guided, ClusteringConfig(descriptor="class_token"))(*batch)
     torch.testing.assert_close(found, F.normalize(guided(*batch), dim=-1))
+
+
+def test_middle_descriptor_taps_half_and_a_third_of_the_depth(batch):
+    vit = tiny_vit()
+    guided, depth = MaskGuidedViT(vit, 2), len(vit.blocks)
+    named = ClusteringConfig(descriptor="tokens", class_blocks=(depth // 2,), patch_blocks=(max(1, depth // 3),))
+    found, expected = (Descriptor(guided, config)(*batch) for config in (ClusteringConfig(), named))
+    assert torch.equal(found, expected) and found.shape == (3, 96)
 
 
 def test_weights_by_coverage_and_by_distance(batch):

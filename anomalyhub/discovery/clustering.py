@@ -30,9 +30,10 @@ from anomalyhub.types import SubImage
 class ClusteringConfig(DiscoveryConfig):
     """Settings of Clustering.
 
-    descriptor  "class_token": of the last block, after the norm, as AnomalyNCD uses it; "tokens": what `class_blocks`
-                and `patch_blocks` name (the middle block's patches if neither does), each part scaled to length 1,
-                concatenated and scaled again
+    descriptor  "middle": the class token after half of the blocks and the patches after a third of them, where defects
+                differ most; "class_token": of the last block, after the norm, as AnomalyNCD uses it; "tokens": what
+                `class_blocks` and `patch_blocks` name (the middle block's patches if neither does). Each part is
+                scaled to length 1, concatenated and scaled again
     weights     of the patches in their average: "mask" is the share of the patch that the mask covers; "distance" and
                 "coverage" are a softmax at `weight_temperature` over how abnormal a patch is, by its mean distance to
                 the nearest patch of each reference sub-image (Sohn et al., WACV 2023, without labels), or by that
@@ -40,7 +41,7 @@ class ClusteringConfig(DiscoveryConfig):
     """
 
     algorithm: Literal["kmeans", "agglomerative"] = "kmeans"  # the latter with Ward's linkage
-    descriptor: Literal["class_token", "tokens"] = "class_token"
+    descriptor: Literal["middle", "class_token", "tokens"] = "middle"
     class_blocks: tuple[int, ...] | None = None  # 1-based blocks whose class tokens are taken
     patch_blocks: tuple[int, ...] | None = None  # 1-based blocks whose patch tokens are averaged
     weights: Literal["mask", "coverage", "distance"] = "mask"
@@ -72,7 +73,7 @@ class Clustering(BaseDiscoverer):
     name = "clustering"
     config_class = ClusteringConfig
     presets = {
-        "default": {},
+        "default": {"centre_crop": False},
         "anomaly_clustering": {
             "algorithm": "agglomerative",
             "descriptor": "tokens",

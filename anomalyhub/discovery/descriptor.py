@@ -26,6 +26,8 @@ class Descriptor:
         depth = len(guided.vit.blocks)
         self.class_blocks = config.class_blocks or ()
         self.patch_blocks = config.patch_blocks or (() if self.class_blocks else (depth // 2 or 1,))
+        if config.descriptor == "middle":
+            self.class_blocks, self.patch_blocks = (depth // 2 or 1,), (depth // 3 or 1,)
         self.taps = {*self.class_blocks, *self.patch_blocks}
         if max(self.taps) > depth:
             raise InvalidArgumentError(
