@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -184,7 +185,15 @@ def arguments(tmp_path_factory):
     ]
 
 
-def test_training_resumes_to_the_same_result(script, arguments, tmp_path):
+@pytest.fixture
+def own_accelerator():
+    """accelerate keeps its precision for the life of a process, and other tests train too."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_training_resumes_to_the_same_result(script, arguments, tmp_path, own_accelerator):
     script.main([*arguments, "--out", str(tmp_path / "whole")])
     script.main([*arguments, "--out", str(tmp_path / "parts"), "--stop-after", "2"])
     assert not (tmp_path / "parts" / "embedded.safetensors").exists()
