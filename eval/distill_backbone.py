@@ -1,6 +1,7 @@
 """Train the `embedded` backbone: distil an ImageNet ResNet-18 and a ViT-Tiny into one small network.
 
-    accelerate launch eval/distill_backbone.py --data ../shared/data/{natural,textures,mtd,leather} \
+    accelerate launch --num_processes 1 --mixed_precision bf16 --cpu eval/distill_backbone.py \
+        --data ../shared/data/{natural,textures,mtd,leather} \
         --teachers ../shared/weights/resnet18_imagenet_l3.safetensors \
                    ../shared/weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors --out runs/embedded
 
