@@ -226,8 +226,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", required=True, help="data sets or folders of images")
     parser.add_argument("--teachers", nargs=2, required=True, metavar=("RESNET18", "VIT_TINY"), help="safetensors")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; goes on from its checkpoint")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=32, help="views per step, over all processes")
+    parser.add_argument("--steps", type=int, default=7500)
+    parser.add_argument("--batch", type=int, default=16, help="views per step, over all processes")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
@@ -257,9 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     held_targets = [targets(images, masks, 3) for images, _, masks in held]
     losses = Losses(held_targets)
     student = Student(create_student(args.seed)).to(device)
-    decayed = [p for _, p in trained(student) if p.ndim > 1]
-    others = [p for _, p in trained(student) if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.03}, {"params": others, "weight_decay": 0.0}])
+    optimizer = create_optimizer(student)
     settings = {key: getattr(args, key) for key in ("steps", "batch", "lr", "seed")} | {"sources": sources}
     history, start = resume(args.out, settings, student, optimizer)
     model, optimizer = accelerator.prepare(student, optimizer)
@@ -289,14 +287,10 @@ def main(arguments: list[str] | None = None) -> None:
             with torch.no_grad(), accelerator.autocast():
                 outputs = [student(_normalise(images, IMAGENET), masks, 3) for images, _, masks in held]
             checks = [losses(o, t, b[1], False) for o, t, b in zip(outputs, held_targets, held, strict=True)]
-            history.append(
-                {
-                    "step": step + 1,
-                    "seconds": round(seconds + time.perf_counter() - began, 1),
-                    "train": {name: round(value, 5) for name, value in running.items()},
-                    "held out": {name: round(float(np.mean([float(c[name]) for c in checks])), 5) for name in TERMS},
-                }
-            )
+            errors = {name: round(float(np.mean([float(check[name]) for check in checks])), 5) for name in TERMS}
+            means = {name: round(value, 5) for name, value in running.items()}
+            took = round(seconds + time.perf_counter() - began, 1)
+            history.append({"step": step + 1, "seconds": took, "train": means, "held out": errors})
             if accelerator.is_main_process:
                 save_checkpoint(args.out, settings, step + 1, student, optimizer, history)
                 plot(args.out / "loss.png", history)
@@ -305,6 +299,13 @@ def main(arguments: list[str] | None = None) -> None:
         views = [batch_of(train_chances, 32, 2, i) for i in range(8)]
         export(args.out, student.net, [(images, masks) for images, _, masks in views], settings)
         print(json.dumps(history[-1]["held out"]))
+
+
+def create_optimizer(student: Student) -> torch.optim.AdamW:
+    """AdamW; only what multiplies decays."""
+    decayed = [p for _, p in trained(student) if p.ndim > 1]
+    others = [p for _, p in trained(student) if p.ndim <= 1]
+    return torch.optim.AdamW([{"params": decayed, "weight_decay": 0.03}, {"params": others, "weight_decay": 0.0}])
 
 
 def trained(student: Student) -> list[tuple[str, nn.Parameter]]:
