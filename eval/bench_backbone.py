@@ -19,6 +19,7 @@ from torch import nn
 
 from anomalyhub import Inspector, create_backbone, evaluate, load_dataset
 from anomalyhub.nn.mgvit import MaskGuidedViT
+from anomalyhub.regions import sub_images
 from anomalyhub.types import GOOD
 
 COMMAND = "python eval/bench_backbone.py"
@@ -105,7 +106,7 @@ def start_up() -> dict[str, float]:
 def separability() -> dict[str, Any]:
     """Share of defects named right by the nearest class mean of 5 shots, 20 draws: mean, and deviation over draws.
 
-    A defect is the square around the largest region of its ground-truth mask, seen through mask-guided attention; the
+    A defect is the largest anomaly-centred crop of its ground-truth mask, seen through mask-guided attention; the
     masks serve as an oracle here, nothing is trained.
     """
     result: dict[str, Any] = {}
@@ -132,20 +133,8 @@ def defects(name: str) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]
     """Squares (image, mask) around the defects that have a ground-truth mask, and their classes."""
     test = load_dataset(shared() / "data" / name).test
     samples = [s for s in test if s.label != GOOD and s.mask is not None and s.mask.any()]
-    return [defect_crop(s.image, s.mask) for s in samples], np.array([s.label for s in samples])
-
-
-def defect_crop(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The square around the largest region: 1.1 times its longer side, at least a fifth of the image's."""
-    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    x, y, width, height, _ = stats[1 + stats[1:, 4].argmax()]
-    edge = max(mask.shape)
-    half = int(min(max(0.55 * max(width, height), 0.1 * edge), 0.5 * edge))
-    left = int(np.clip(x + width // 2 - half, 0, max(0, mask.shape[1] - 2 * half)))
-    top = int(np.clip(y + height // 2 - half, 0, max(0, mask.shape[0] - 2 * half)))
-    image, mask = (a[top : top + 2 * half, left : left + 2 * half] for a in (image, mask))
-    bottom, right = 2 * half - mask.shape[0], 2 * half - mask.shape[1]
-    return np.pad(image, ((0, bottom), (0, right), (0, 0))), np.pad(mask, ((0, bottom), (0, right)))
+    largest = [sub_images(s.image, s.mask)[0] for s in samples]
+    return [(sub.image, sub.mask) for sub in largest], np.array([s.label for s in samples])
 
 
 @torch.inference_mode()
