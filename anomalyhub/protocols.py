@@ -14,6 +14,13 @@ from anomalyhub.types import AnomalyMap, ClassProbs, Features, Sample, SubImage
 Progress = Callable[[float, str], None]
 
 
+def part(progress: Progress | None, start: float, end: float) -> Progress:
+    """A Progress whose 0 to 1 is `start` to `end` of another's; it is silent where that is None."""
+    if progress is None:
+        return lambda fraction, text: None
+    return lambda fraction, text: progress(start + (end - start) * fraction, text)
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """A network that turns images into feature maps, whatever it is made of.

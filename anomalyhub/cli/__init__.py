@@ -14,7 +14,8 @@ from typing import Any
 
 import typer
 
-import anomalyhub.cli.binarize  # noqa: F401  (registers its verb)
+import anomalyhub.cli.binarize
+import anomalyhub.cli.discover  # noqa: F401  (these register their verbs)
 from anomalyhub.cli.verbs import app
 from anomalyhub.errors import AnomalyHubError
 

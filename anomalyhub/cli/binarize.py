@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 FITTED = "binarizer.json"
 COLUMNS = ("path", "threshold", "n_regions", "interval_low", "interval_high", "area_px")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula at the start of a cell
 
 
 @app.command(
@@ -84,6 +83,7 @@ def _write(staged: Path, folder: MapFolder, binarizer: Binarizer, progress) -> i
     import numpy as np
     from PIL import Image
 
+    from anomalyhub.report.tables import safe_name
     from anomalyhub.state import write_json
 
     n_found = 0
@@ -96,9 +96,8 @@ def _write(staged: Path, folder: MapFolder, binarizer: Binarizer, progress) -> i
             mask.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(found.mask.view(np.uint8) * np.uint8(255)).save(mask, compress_level=3)
             interval = ["", ""] if found.interval is None else [f"{end:.9g}" for end in found.interval]
-            cell = "./" + path if path.startswith(_FORMULA) else path
             area = int(np.count_nonzero(found.mask))
-            writer.writerow([cell, f"{found.threshold:.9g}", found.n_regions, *interval, area])
+            writer.writerow([safe_name(path), f"{found.threshold:.9g}", found.n_regions, *interval, area])
             n_found += found.n_regions > 0
             progress(0.4 + 0.6 * (index + 1) / len(folder), f"{index + 1} of {len(folder)} maps")
     write_json(staged / FITTED, binarizer.to_json())

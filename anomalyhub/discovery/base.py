@@ -111,7 +111,13 @@ class BaseDiscoverer(ABC):
 
     def predict(self, sub_images: Sequence[SubImage], images: Sequence[Hashable]) -> Discovery:
         """Regions and images, which need not have been in the fit; `images` has the id of each sub-image's image."""
-        embeddings = self.embed(sub_images)
+        return self.predict_embedded(self.embed(sub_images), sub_images, images)
+
+    def predict_embedded(
+        self, embeddings: np.ndarray, sub_images: Sequence[SubImage], images: Sequence[Hashable]
+    ) -> Discovery:
+        """`predict` for sub-images whose `embed` (N, D) is known."""
+        self._fitted()
         regions = ClassProbs(softmax(self._logits(embeddings), self.temperature_), self.classes_)
         areas, scores = _areas_and_scores(sub_images)
         return self._merged(regions, self.familiarity_.novelty(embeddings) > 1, images, areas, scores)

@@ -13,7 +13,7 @@ import numpy as np
 
 from anomalyhub.detection import create_detector, load_detector
 from anomalyhub.detection.calibration import Calibration
-from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError
+from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError, OutputError
 from anomalyhub.fsio import atomic_folder
 from anomalyhub.metrics import confusion, cost_threshold, detection_metrics, f1_max_threshold
 from anomalyhub.protocols import Detector, Progress
@@ -98,8 +98,8 @@ class Inspector:
         """`inspect`, with the decoded sample beside each result."""
         threshold = self.threshold if threshold is None else threshold
         total = len(samples) if isinstance(samples, Sequence) else None
-        chunks, done = _chunks(samples, total, self.detector.transductive), 0
-        for chunk in chunks:
+        done = 0
+        for chunk in chunks(samples, total, self.detector.transductive):
             for sample, result in zip(chunk, self.detector.predict(chunk), strict=True):
                 yield sample, self.judge(sample.id, result, threshold)
             done += len(chunk)
@@ -185,8 +185,8 @@ def evaluate(inspector: Inspector, samples: Sequence[Sample], progress: Progress
         raise _unlabelled()
     labels, scores, seconds = [], [], 0.0
     with tempfile.TemporaryDirectory(prefix="anomalyhub-") as folder:
-        maps, masks = _MapFiles(Path(folder)), _PackedMasks()
-        for chunk in _chunks(samples, len(samples), inspector.detector.transductive):
+        maps, masks = MapFiles(Path(folder)), _PackedMasks()
+        for chunk in chunks(samples, len(samples), inspector.detector.transductive):
             if any(sample.label is None for sample in chunk):
                 raise _unlabelled()
             start = time.perf_counter()
@@ -218,14 +218,19 @@ def _unlabelled() -> InvalidDatasetError:
     )
 
 
-class _MapFiles(Sequence):
+class MapFiles(Sequence):
     """Maps on disk, one file each, read when they are asked for."""
 
     def __init__(self, folder: Path):
         self.folder, self.count = folder, 0
 
     def append(self, scores: np.ndarray) -> None:
-        np.save(self.folder / f"{self.count}.npy", scores)
+        try:
+            np.save(self.folder / f"{self.count}.npy", scores)
+        except OSError as error:
+            raise OutputError(
+                f"no room for the anomaly maps in {self.folder}: {error.strerror}; free some space, or set TMPDIR"
+            ) from error
         self.count += 1
 
     def __len__(self) -> int:
@@ -255,7 +260,7 @@ class _PackedMasks(Sequence):
         return np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
 
 
-def _chunks(samples: Iterable[Sample], total: int | None, whole: bool) -> Iterator[list[Sample]]:
+def chunks(samples: Iterable[Sample], total: int | None, whole: bool) -> Iterator[list[Sample]]:
     """Lists of a few samples; a transductive detector needs all of them at once."""
     iterator = iter(samples)
     while chunk := list(itertools.islice(iterator, max(total or 2**31, 1) if whole else _CHUNK)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,6 +15,45 @@ from anomalyhub.types import Box, SubImage
 # The paper: 10 % padding. Published code: the smallest crop's half side is 10 % of the longer edge, and squares nearer
 # than 1 % of it become one.
 _PADDING, _SMALLEST, _NEAR = 0.1, 0.1, 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRegions:
+    """What is known of one image's regions, small enough to keep those of a whole data set.
+
+    size        (H, W) of the image
+    bits        its mask, packed to one bit per pixel
+    sub_images  its crops, in the order of `sub_images`
+    """
+
+    size: tuple[int, int]
+    bits: np.ndarray
+    sub_images: tuple[SubImage, ...]
+
+    @classmethod
+    def of(
+        cls,
+        image: np.ndarray,
+        mask: np.ndarray,
+        n_regions: int | None = None,
+        scores: np.ndarray | None = None,
+        longest: int = 512,
+    ) -> ImageRegions:
+        """The regions of an image, with the arguments of `sub_images`; crops wider than `longest` pixels are shrunk."""
+        fitted = fit_mask(mask, image.shape[:2])
+        made = tuple(_reduced(one, longest) for one in sub_images(image, fitted, n_regions, scores))
+        return cls(image.shape[:2], np.packbits(fitted), made)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool."""
+        height, width = self.size
+        return np.unpackbits(self.bits, count=height * width).reshape(height, width).astype(bool)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no region."""
+        return not self.bits.any()
 
 
 def crop_boxes(mask: np.ndarray, image_shape: tuple[int, ...], n_regions: int | None = None) -> list[Box]:
@@ -69,6 +110,18 @@ def sub_images(
         score = float(area > 0) if scores is None else float(_window(scores, box, image.shape).max())
         made.append(SubImage(_cut(image, box), inside, area, box, index, score))
     return made
+
+
+def _reduced(sub_image: SubImage, longest: int) -> SubImage:
+    """At most `longest` pixels wide; box and area stay those of the original."""
+    if len(sub_image.image) <= longest:
+        return sub_image
+    size = (longest, longest)
+    return dataclasses.replace(
+        sub_image,
+        image=cv2.resize(sub_image.image, size, interpolation=cv2.INTER_AREA),
+        mask=fit_mask(sub_image.mask, size),
+    )
 
 
 def fit_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -31,6 +31,11 @@ class Prediction(NamedTuple):
         return cls(one.id, one.score, one.p_value, one.is_anomalous, one.label)
 
 
+def safe_name(path: str) -> str:
+    """A relative path as a cell: one that a spreadsheet would run as a formula gets a leading "./"."""
+    return "./" + path if path.startswith(_FORMULA) else path
+
+
 def write_predictions_csv(path: str | Path, rows: Iterable[Prediction | Inspection]) -> None:
     """Write the columns path, score, p_value, is_anomalous, label in UTF-8; replaces an existing file.
 
@@ -44,11 +49,10 @@ def write_predictions_csv(path: str | Path, rows: Iterable[Prediction | Inspecti
         writer.writerow(Prediction._fields)
         for row in rows:
             one = row if isinstance(row, Prediction) else Prediction.of(row)
-            name = "./" + one.path if one.path.startswith(_FORMULA) else one.path
             p_value = "" if one.p_value is None else f"{one.p_value:.6g}"
             verdict = "true" if one.is_anomalous else "false"
             label = "'" + one.label if one.label.startswith((*_FORMULA, "'")) else one.label
-            writer.writerow([name, f"{one.score:.6g}", p_value, verdict, label])
+            writer.writerow([safe_name(one.path), f"{one.score:.6g}", p_value, verdict, label])
 
 
 def read_predictions_csv(path: str | Path) -> list[Prediction]:
