@@ -48,6 +48,9 @@ def discover(
     binarizer: Annotated[
         str, typer.Option(metavar="NAME[,KEY=VALUE]…", help="From maps to regions: mebin, otsu or fixed,value=0.5.")
     ] = "mebin",
+    no_verdict: Annotated[
+        bool, typer.Option("--no-verdict", help="With --model: the binarizer alone decides which images have a region.")
+    ] = False,
     split: Annotated[str, typer.Option(help="Which images of a split data set: test, train or all.")] = "test",
     holdout: Annotated[float, typer.Option(help="Share of the images that only predict: inductive metrics.")] = 0.0,
     apply: Annotated[
@@ -74,6 +77,7 @@ def discover(
             "model": _text(model),
             "maps": _text(maps),
             "masks": masks,
+            "verdict": not no_verdict,
             "binarizer": name,
             "binarizer_settings": parse_settings(options),
             "classes": classes,

@@ -271,6 +271,7 @@ def demo(
     port: Annotated[int | None, typer.Option(help="Port of the app; default 7860, or the next that is free.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
     data_root: Annotated[Path | None, typer.Option(help="Lets the app offer the data sets below this folder.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Keeps models and discoveries; default $ANOMALYHUB_HOME.")] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the browser.")] = False,
 ) -> None:
     """Open the app."""
@@ -278,6 +279,7 @@ def demo(
     command = [sys.executable, "-m", "anomalyhub.ui", "--host", host]
     command += ["--port", str(port)] if port is not None else []
     command += ["--data-root", str(data_root)] if data_root is not None else []
+    command += ["--home", str(home)] if home is not None else []
     command += ["--no-browser"] if no_browser else []
     with subprocess.Popen(command) as process:
         try:

@@ -38,6 +38,8 @@ class DiscoverConfig:
     model            a detector's folder, whose anomaly maps are taken
     maps             a folder of anomaly maps that any program made, matched to the images by `MapFolder.for_images`
     masks            "ground-truth": the data set's own masks, as an oracle of where the defects are
+    verdict          with `model`: its threshold decides which images have a region, so that an image it calls normal is
+                     normal and one it calls anomalous is not (product option; the paper leaves both to MEBin)
     binarizer        how maps become regions: mebin, otsu or fixed; binarizer_settings: its settings
     classes          the number of kinds, normal being one if normal images are there; or "auto"
     discoverer       a registered discoverer; settings: "preset" and fields of its config
@@ -57,6 +59,7 @@ class DiscoverConfig:
     model: str | None = None
     maps: str | None = None
     masks: str | None = None
+    verdict: bool = True
     binarizer: str = "mebin"
     binarizer_settings: dict = field(default_factory=dict)
     classes: int | Literal["auto"] = "auto"
@@ -203,7 +206,9 @@ def _regions(
         return regions.regions_of_masks(samples, progress)
     if config.maps is not None:
         return regions.regions_of_folder(samples, config.maps, binarizer, progress)
-    return regions.regions_of_detector(samples, config.model, config.detector_backbone, binarizer, progress)
+    return regions.regions_of_detector(
+        samples, config.model, config.detector_backbone, binarizer, progress, config.verdict
+    )
 
 
 def _held_out(count: int, share: float, seed: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from anomalyhub.data.maps import MapFolder
 from anomalyhub.errors import InvalidDatasetError
 from anomalyhub.protocols import Progress, part
 from anomalyhub.regions import Binarizer, ImageRegions
-from anomalyhub.types import GOOD, Sample, SubImage
+from anomalyhub.report.results import united_mask
+from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample, SubImage
 
 
 def regions_of_masks(samples: Sequence[Sample], progress: Progress) -> list[ImageRegions]:
@@ -29,15 +30,27 @@ def regions_of_masks(samples: Sequence[Sample], progress: Progress) -> list[Imag
 
 
 def regions_of_maps(
-    samples: Sequence[Sample], maps: Sequence[np.ndarray], binarizer: Binarizer, progress: Progress
+    samples: Sequence[Sample],
+    maps: Sequence[np.ndarray],
+    binarizer: Binarizer,
+    progress: Progress,
+    judge: Callable[[int, np.ndarray], Inspection] | None = None,
 ) -> list[ImageRegions]:
-    """Maps, one per sample and of any size, as regions by a fitted binarizer."""
+    """Maps, one per sample and of any size, as regions by a fitted binarizer.
+
+    judge  a detector's verdict on the index-th map: a normal image has no region, and an anomalous one in which the
+           binarizer finds none has those above the detector's threshold
+    """
     images = []
     for index, sample in enumerate(samples):
         scores = maps[index]
         found = binarizer.binarize(scores)
-        normalised = binarizer.normalise(scores)
-        images.append(ImageRegions.of(sample.image, found.mask, found.n_regions, normalised))
+        mask, n_regions = found.mask, found.n_regions
+        if judge is not None:
+            verdict = judge(index, scores)
+            if not verdict.is_anomalous or not n_regions:
+                mask, n_regions = united_mask(verdict), None
+        images.append(ImageRegions.of(sample.image, mask, n_regions, binarizer.normalise(scores)))
         progress((index + 1) / len(samples), f"regions of {index + 1} of {len(samples)} images")
     return images
 
@@ -50,21 +63,36 @@ def regions_of_folder(samples: Any, folder: str | Path, binarizer: Binarizer, pr
 
 
 def regions_of_detector(
-    samples: Sequence[Sample], model: str | Path, backbone: Any, binarizer: Binarizer, progress: Progress
+    samples: Sequence[Sample],
+    model: str | Path,
+    backbone: Any,
+    binarizer: Binarizer,
+    progress: Progress,
+    verdict: bool = True,
 ) -> list[ImageRegions]:
-    """The maps of a fitted detector as regions; they wait in a temporary folder until all their scores are known."""
+    """The maps of a fitted detector as regions; they wait in a temporary folder until all their scores are known.
+
+    verdict  let the detector's threshold decide which images have a region, if it has one: see `regions_of_maps`
+    """
     from anomalyhub.pipeline.inspector import Inspector, MapFiles, chunks
 
     progress(0.0, "loading the detector")
-    detector = Inspector.load(Path(model), backbone=backbone).detector
+    inspector = Inspector.load(Path(model), backbone=backbone)
+    image_scores: list[float] = []
+
+    def judge(index: int, scores: np.ndarray) -> Inspection:
+        return inspector.judge(str(index), AnomalyMap(scores, image_scores[index]))
+
     with tempfile.TemporaryDirectory(prefix="anomalyhub-") as folder:
         maps = MapFiles(Path(folder))
-        for chunk in chunks(samples, len(samples), detector.transductive):
-            for result in detector.predict(chunk):
+        for chunk in chunks(samples, len(samples), inspector.detector.transductive):
+            for result in inspector.detector.predict(chunk):
                 maps.append(result.scores)
+                image_scores.append(result.image_score)
             progress(0.7 * len(maps) / len(samples), f"anomaly maps of {len(maps)} of {len(samples)} images")
         _fit(binarizer, maps, part(progress, 0.7, 0.8))
-        return regions_of_maps(samples, maps, binarizer, part(progress, 0.8, 1.0))
+        judged = judge if verdict and inspector.calibration is not None else None
+        return regions_of_maps(samples, maps, binarizer, part(progress, 0.8, 1.0), judged)
 
 
 def regions_of_defects(samples: Iterable[Sample], progress: Progress) -> tuple[list[SubImage], list[str]]:

@@ -43,13 +43,9 @@ def crop_picture(sub: SubImage, image_shape: tuple[int, ...], side: int = 192) -
             "the crop was cut from"
         )
     image, soft = fit_within(image, side), fit_within(mask.astype(np.float32), side)
-    mask = soft > 0  # reduction may not lose a region
-    enlarge = min(SMALLEST, side) / max(mask.shape)
-    if enlarge > 1:
-        size = max(1, round(mask.shape[1] * enlarge)), max(1, round(mask.shape[0] * enlarge))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-        mask = cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR) >= 0.5
-    return outline(image, mask)
+    # reduction may not lose a region
+    soft = _enlarged((soft > 0).astype(np.float32), min(SMALLEST, side))
+    return outline(_enlarged(image, min(SMALLEST, side)), soft >= 0.5)
 
 
 def cluster_sheet(
@@ -64,7 +60,7 @@ def cluster_sheet(
 ) -> np.ndarray:
     """Pictures in rows under a title, each with a caption below; drawn without matplotlib, which takes seconds.
 
-    pictures  (h, w, 3) uint8 RGB each, as `crop_picture` makes; reduced to 144 pixels
+    pictures  (h, w, 3) uint8 RGB each, as `crop_picture` makes; their longer side becomes 144 pixels
     captions  as many; shortened in the middle to their picture's width
     limit     only so many are drawn; a last line, "and 9 more", counts the others
     total     how many the cluster has, where not all are given; counted in the last line
@@ -78,7 +74,7 @@ def cluster_sheet(
         )
     from PIL import Image, ImageDraw
 
-    tiles = [fit_within(_checked(picture), _TILE) for picture in pictures[:limit]]
+    tiles = [_enlarged(fit_within(_checked(picture), _TILE), _TILE) for picture in pictures[:limit]]
     more = max(len(pictures), total or 0) - len(tiles)
     columns = min(columns, max(len(tiles), 4))  # a title needs some width
     rows = math.ceil(len(tiles) / columns)
@@ -106,6 +102,16 @@ def cluster_sheet(
     if more:
         draw.text((_MARGIN, height - _MARGIN - 2), f"and {more} more", ink, _font(13), anchor="ls")
     return np.array(canvas)
+
+
+def _enlarged(image: np.ndarray, longest: int) -> np.ndarray:
+    """(H, W, 3) or (H, W) array, its longer side at least `longest` pixels."""
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    if scale <= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
 def _checked(picture: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ _DARK = _Colors(ink="#f4f4f5", line="#71717a", normal="#56b4e9", unknown="#a1a1a
 #: Twelve colours for the common kinds of colour blindness (Krzywinski, "Color palettes for color blindness", 2020), in
 #: an order that puts unlike ones first. Beyond twelve, the marker changes.
 _PALETTE = ("#008df9", "#ff6e3a", "#009f81", "#8400cd", "#ffc33b", "#ff5aaf",
-            "#00c2f9", "#a40122", "#00fccf", "#9f0162", "#ffb2fd", "#e20134")  # fmt: skip
+            "#a40122", "#00fccf", "#ffb2fd", "#00c2f9", "#9f0162", "#e20134")  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LEGEND = 24
 
@@ -328,10 +328,12 @@ def _matching_styles(kinds: list[np.ndarray], names: list[list[str]], style: dic
 
 
 def _hungarian_order(matrix: np.ndarray) -> tuple[list[int], list[int]]:
-    """Columns: those assigned to a row in the order of the rows, then the others, largest first; and those rows."""
+    """Columns, those that match a row in the order of the rows, then the others, largest first; those rows."""
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = (side.tolist() for side in linear_sum_assignment(matrix, maximize=True))
+    rows, columns = linear_sum_assignment(matrix, maximize=True)
+    matched = matrix[rows, columns] > 0
+    rows, columns = rows[matched].tolist(), columns[matched].tolist()
     rest = sorted(set(range(matrix.shape[1])) - set(columns), key=lambda column: -matrix[:, column].sum())
     return columns + rest, rows
 
