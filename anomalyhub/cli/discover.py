@@ -48,9 +48,10 @@ def discover(
     binarizer: Annotated[
         str, typer.Option(metavar="NAME[,KEY=VALUE]…", help="From maps to regions: mebin, otsu or fixed,value=0.5.")
     ] = "mebin",
-    no_verdict: Annotated[
-        bool, typer.Option("--no-verdict", help="With --model: the binarizer alone decides which images have a region.")
-    ] = False,
+    false_alarm_rate: Annotated[
+        float,
+        typer.Option(help="With --model: share of normal images that may have a region; 1: the binarizer decides."),
+    ] = 0.1,
     split: Annotated[str, typer.Option(help="Which images of a split data set: test, train or all.")] = "test",
     holdout: Annotated[float, typer.Option(help="Share of the images that only predict: inductive metrics.")] = 0.0,
     apply: Annotated[
@@ -77,7 +78,7 @@ def discover(
             "model": _text(model),
             "maps": _text(maps),
             "masks": masks,
-            "verdict": not no_verdict,
+            "false_alarm_rate": false_alarm_rate,
             "binarizer": name,
             "binarizer_settings": parse_settings(options),
             "classes": classes,

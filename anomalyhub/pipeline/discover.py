@@ -38,8 +38,9 @@ class DiscoverConfig:
     model            a detector's folder, whose anomaly maps are taken
     maps             a folder of anomaly maps that any program made, matched to the images by `MapFolder.for_images`
     masks            "ground-truth": the data set's own masks, as an oracle of where the defects are
-    verdict          with `model`: its threshold decides which images have a region, so that an image it calls normal is
-                     normal and one it calls anomalous is not (product option; the paper leaves both to MEBin)
+    false_alarm_rate with `model`: the share of normal images that may have a region, in (0, 1]. The detector's scores
+                     of held-out normal images decide which images have one, the binarizer where. 1 leaves both to the
+                     binarizer, as the paper does
     binarizer        how maps become regions: mebin, otsu or fixed; binarizer_settings: its settings
     classes          the number of kinds, normal being one if normal images are there; or "auto"
     discoverer       a registered discoverer; settings: "preset" and fields of its config
@@ -59,7 +60,7 @@ class DiscoverConfig:
     model: str | None = None
     maps: str | None = None
     masks: str | None = None
-    verdict: bool = True
+    false_alarm_rate: float = 0.1
     binarizer: str = "mebin"
     binarizer_settings: dict = field(default_factory=dict)
     classes: int | Literal["auto"] = "auto"
@@ -89,6 +90,10 @@ class DiscoverConfig:
             raise InvalidArgumentError(f"classes must be 'auto' or a number from 1, got {self.classes}")
         if not 0.0 <= self.holdout < 1.0:
             raise InvalidArgumentError(f"holdout is a share from 0 to below 1, got {self.holdout}")
+        if not 0.0 < self.false_alarm_rate <= 1.0:
+            raise InvalidArgumentError(
+                f"the false-alarm rate must be above 0 and at most 1, got {self.false_alarm_rate}"
+            )
         if self.apply is not None and (self.holdout or self.classes != "auto" or self.base or self.settings):
             raise InvalidArgumentError(
                 "an earlier discovery is applied as it is: leave out --classes, --base, --holdout and --set, or --apply"
@@ -207,7 +212,7 @@ def _regions(
     if config.maps is not None:
         return regions.regions_of_folder(samples, config.maps, binarizer, progress)
     return regions.regions_of_detector(
-        samples, config.model, config.detector_backbone, binarizer, progress, config.verdict
+        samples, config.model, config.detector_backbone, binarizer, progress, config.false_alarm_rate
     )
 
 

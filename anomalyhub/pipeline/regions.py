@@ -68,20 +68,23 @@ def regions_of_detector(
     backbone: Any,
     binarizer: Binarizer,
     progress: Progress,
-    verdict: bool = True,
+    false_alarm_rate: float,
 ) -> list[ImageRegions]:
     """The maps of a fitted detector as regions; they wait in a temporary folder until all their scores are known.
 
-    verdict  let the detector's threshold decide which images have a region, if it has one: see `regions_of_maps`
+    false_alarm_rate  of the threshold by which the detector decides which images have a region, see `regions_of_maps`;
+                      at 1, and where no normal image was held out, the binarizer alone decides
     """
     from anomalyhub.pipeline.inspector import Inspector, MapFiles, chunks
 
     progress(0.0, "loading the detector")
     inspector = Inspector.load(Path(model), backbone=backbone)
+    gate = inspector.calibration if false_alarm_rate < 1 else None
+    threshold = None if gate is None else gate.at_rate(false_alarm_rate).threshold
     image_scores: list[float] = []
 
     def judge(index: int, scores: np.ndarray) -> Inspection:
-        return inspector.judge(str(index), AnomalyMap(scores, image_scores[index]))
+        return inspector.judge(str(index), AnomalyMap(scores, image_scores[index]), threshold)
 
     with tempfile.TemporaryDirectory(prefix="anomalyhub-") as folder:
         maps = MapFiles(Path(folder))
@@ -91,7 +94,7 @@ def regions_of_detector(
                 image_scores.append(result.image_score)
             progress(0.7 * len(maps) / len(samples), f"anomaly maps of {len(maps)} of {len(samples)} images")
         _fit(binarizer, maps, part(progress, 0.7, 0.8))
-        judged = judge if verdict and inspector.calibration is not None else None
+        judged = None if threshold is None else judge
         return regions_of_maps(samples, maps, binarizer, part(progress, 0.8, 1.0), judged)
 
 

@@ -15,9 +15,9 @@ from anomalyhub.data import SampleRef
 from anomalyhub.metrics import clustering_metrics
 from anomalyhub.protocols import Progress, part
 from anomalyhub.regions import ImageRegions
-from anomalyhub.report.findings import UNKNOWN, Findings, FoundImage, FoundRegion
+from anomalyhub.report.findings import EMBEDDINGS, UNKNOWN, Findings, FoundImage, FoundRegion
 from anomalyhub.report.results import file_stem
-from anomalyhub.report.tables import safe_name
+from anomalyhub.report.tables import safe_label, safe_name
 from anomalyhub.state import write_json
 from anomalyhub.types import Box, SubImage
 
@@ -119,7 +119,7 @@ class Discovered:
         """Write all but the model into an existing folder.
 
         assignments.csv  a row per image (region and box empty), then one per region; box and area in pixels
-        findings.json    the same for programs, see `Findings`; crops/ and masks/ belong to it
+        findings.json    the same for programs, see `Findings`; crops/, masks/ and embeddings.npy belong to it
         clusters/        a contact sheet per kind         plots/  t-SNE, and confusion where labels exist
         metrics.json     where labels exist
         """
@@ -151,6 +151,7 @@ class Discovered:
             progress((index + 1) / len(self.images), f"pictures of {index + 1} of {len(self.images)} images")
         findings = Findings(self.product, self.classes, tuple(images), tuple(regions))
         findings.write(folder)
+        np.save(folder / EMBEDDINGS, self.embeddings)
         return findings
 
     def _found(self, row: int, image: int, crop: SubImage, size: tuple[int, int], name: str) -> FoundRegion:
@@ -176,9 +177,9 @@ class Discovered:
             for image, one in zip(findings.images, self.images, strict=True):
                 path = safe_name(image.id)
                 area = int(np.count_nonzero(one.mask))
-                writer.writerow([path, "", "", "", "", "", area, image.cluster, f"{image.probability:.6g}"])
+                writer.writerow([path, "", "", "", "", "", area, safe_label(image.cluster), f"{image.probability:.6g}"])
                 for _, region in zip(one.sub_images, regions, strict=False):  # in this order, or zip takes one too many
-                    kind = [region.cluster, f"{region.probability:.6g}"]
+                    kind = [safe_label(region.cluster), f"{region.probability:.6g}"]
                     writer.writerow([path, region.region, *region.box, region.area, *kind])
 
     def _write_sheets(self, folder: Path, findings: Findings, progress: Progress) -> None:

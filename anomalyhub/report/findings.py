@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anomalyhub.errors import InvalidModelError
 from anomalyhub.state import SCHEMA, read_json, write_json
 from anomalyhub.types import Box
 
-FILE = "findings.json"
+FILE, EMBEDDINGS = "findings.json", "embeddings.npy"
 #: The cluster of a region unlike every sub-image of the fit.
 UNKNOWN = "unknown"
 
@@ -66,6 +68,22 @@ class FoundRegion:
     probability: float
     crop: str
     fitted: int | None
+
+
+def read_embeddings(folder: Path, count: int) -> np.ndarray:
+    """(N, D) float32 of the `count` regions, from embeddings.npy. Raises InvalidModelError."""
+    path = Path(folder) / EMBEDDINGS
+    try:
+        with open(path, "rb") as file:
+            embeddings = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # a header is a Python literal, which fails in many ways
+        reason = " ".join(str(error).split())
+        raise InvalidModelError(f"{path} cannot be read ({reason}): copy it again") from error
+    if embeddings.ndim != 2 or len(embeddings) != count or embeddings.dtype != np.float32:
+        raise InvalidModelError(f"{path} is not of these {count} regions (shape {embeddings.shape}): copy it again")
+    if not np.isfinite(embeddings).all():
+        raise InvalidModelError(f"{path} holds values that are NaN or infinite: copy it again")
+    return embeddings
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ def safe_name(path: str) -> str:
     return "./" + path if path.startswith(_FORMULA) else path
 
 
+def safe_label(label: str) -> str:
+    """A label as a cell: one that a spreadsheet would run as a formula gets a leading apostrophe."""
+    return "'" + label if label.startswith((*_FORMULA, "'")) else label
+
+
 def write_predictions_csv(path: str | Path, rows: Iterable[Prediction | Inspection]) -> None:
     """Write the columns path, score, p_value, is_anomalous, label in UTF-8; replaces an existing file.
 
@@ -51,8 +56,7 @@ def write_predictions_csv(path: str | Path, rows: Iterable[Prediction | Inspecti
             one = row if isinstance(row, Prediction) else Prediction.of(row)
             p_value = "" if one.p_value is None else f"{one.p_value:.6g}"
             verdict = "true" if one.is_anomalous else "false"
-            label = "'" + one.label if one.label.startswith((*_FORMULA, "'")) else one.label
-            writer.writerow([safe_name(one.path), f"{one.score:.6g}", p_value, verdict, label])
+            writer.writerow([safe_name(one.path), f"{one.score:.6g}", p_value, verdict, safe_label(one.label)])
 
 
 def read_predictions_csv(path: str | Path) -> list[Prediction]:
