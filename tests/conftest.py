@@ -24,6 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def app_home(tmp_path_factory) -> None:
+    """An app that a test builds keeps nothing in the user's own folder."""
+    os.environ["ANOMALYHUB_HOME"] = str(tmp_path_factory.mktemp("home"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images and weights: $ANOMALYHUB_SHARED, or `shared` beside the checkout."""

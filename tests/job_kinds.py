@@ -23,11 +23,12 @@ WORD = "set by the first process"
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """mode: what to do; desk: a folder shared with the test; steps: how many, each of them checkpointed."""
+    """mode: what to do; desk: a folder shared with the test; steps: how many, each checkpointed; note: for nobody."""
 
     mode: str = "count"
     desk: str = ""
     steps: int = 3
+    note: str = ""
 
     def __post_init__(self):
         if self.steps < 0:

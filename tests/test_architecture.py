@@ -24,6 +24,7 @@ LAYERS = (
     (PACKAGE,),
     ("jobs",),
     ("pipeline",),
+    ("review",),
     ("report",),
     ("detection", "discovery", "classification"),
     ("synthesis",),
@@ -39,7 +40,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
-NO_TORCH = {"ui", "regions"}
+NO_TORCH = {"ui", "review", "regions"}
 NUMPY_ONLY = {"types", "fsio", "errors"}
 TORCH = {"torch", "torchvision", "timm", "accelerate"}
 PICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

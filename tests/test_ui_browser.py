@@ -12,12 +12,6 @@ from ui_server import serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
-# learning the sample takes a second: a bar that comes and goes between two looks is seen by an observer
-WATCH_PROGRESS = """() => {
-    window.progressSeen = false;
-    new MutationObserver(() => { window.progressSeen ||= !!document.querySelector('.progress-bar'); })
-        .observe(document.body, {childList: true, subtree: true});
-}"""
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -52,6 +46,14 @@ def page(browser, url):
     page.close()
 
 
+def reload(page) -> None:
+    """Load the page again; what the former one was still asking for is cut off, which the browser complains about."""
+    assert page.problems == []
+    page.reload()
+    page.wait_for_selector("#ah-use-sample")
+    page.problems.clear()
+
+
 def defective(page) -> int:
     """The number in the verdict, which the gallery must agree with."""
     count = int(re.match(r"(\d+) of 18", page.inner_text(".ah-verdict"))[1])
@@ -79,17 +81,24 @@ def test_detect_flow_on_the_sample(page, tmp_path: Path):
     assert page.locator(".ah-normals img").count() == 8
     assert "24 normal images of Woven fabric" in page.inner_text(".ah-done")
 
-    page.evaluate(WATCH_PROGRESS)
     page.click("#ah-learn")
     page.click("#ah-cancel-learn")
     page.wait_for_selector("text=Stopped. Everything is as it was before.", timeout=10_000)
-    assert "Now press Learn" in page.inner_text(".ah-empty") and page.is_disabled("#ah-check")
+    page.wait_for_selector("text=Now press Learn")
+    page.wait_for_selector("#ah-cancel-learn", state="hidden")
+    assert page.is_disabled("#ah-check")
 
     page.click("#ah-learn")
     page.wait_for_selector("#ah-cancel-learn")
+    page.wait_for_selector("#ah-learn-slot [role=progressbar]")
+    reload(page)  # the job goes on, and is found again
+    page.wait_for_selector("#ah-cancel-learn")
+    assert "24 normal images of Woven fabric" in page.inner_text(".ah-done")
+    page.wait_for_selector("#ah-learn-slot [role=progressbar]")
     page.wait_for_selector("text=Ready to check unknown parts")
-    assert page.evaluate("window.progressSeen")
-    assert not page.is_visible("#ah-cancel-learn")
+    assert not page.is_visible("#ah-cancel-learn") and page.locator(".ah-progress").count() == 0
+    reload(page)  # and so is the model
+    page.wait_for_selector("text=Ready to check unknown parts")
 
     page.click("#ah-check")
     page.wait_for_selector(".ah-card")
@@ -136,6 +145,22 @@ def test_detect_flow_on_the_sample(page, tmp_path: Path):
     assert "test/" in page.inner_text("#ah-table") and "defective" in page.inner_text("#ah-table")
     assert page.problems == []
     assert page.hosts == {"127.0.0.1"}
+
+
+def test_a_fit_found_again_can_be_cancelled(page):
+    page.click("#ah-use-sample")
+    page.wait_for_selector("text=Now press Learn")
+    page.click("#ah-learn")
+    page.wait_for_selector("#ah-learn-slot [role=progressbar]")
+    reload(page)
+    page.click("#ah-cancel-learn")
+    page.wait_for_selector("text=Stopped. Everything is as it was before.", timeout=10_000)
+    page.wait_for_selector("text=Now press Learn")
+    reload(page)  # nothing is left to be found
+    page.wait_for_selector("text=Choose a sample product on the left")
+    page.wait_for_timeout(1500)
+    assert "Choose a sample product" in page.inner_text(".ah-empty") and not page.is_visible("#ah-cancel-learn")
+    assert page.problems == []
 
 
 def look(page, folder: Path) -> None:

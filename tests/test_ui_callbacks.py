@@ -7,6 +7,7 @@ import contextlib
 import copy
 import csv
 import gc
+import json
 import socket
 import time
 import zipfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+from job_helpers import LONG, end_all
 from PIL import Image
 from ui_server import serve
 
@@ -27,8 +29,9 @@ from anomalyhub.errors import (
     UnknownNameError,
 )
 from anomalyhub.ui import __main__ as entry
-from anomalyhub.ui import build_app, detect, detect_tab, sources, views
+from anomalyhub.ui import build_app, detect, detect_tab, learning, sources, views
 from anomalyhub.ui.session import Job, Session, Source, plain_words
+from anomalyhub.ui.work import MAX_ACTIVE, Work
 
 NASTY = "<img src=x onerror=alert(1)>.png"
 
@@ -73,11 +76,26 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learned(root) -> Session:
+def work(tmp_path_factory):
+    """The jobs of the module's sessions, which end with it."""
+    work = Work(tmp_path_factory.mktemp("home"))
+    yield work
+    end_all(work.store)
+
+
+def learn(session: Session, work: Work, trusted: bool = True, **settings) -> list[tuple[float, str]]:
+    """Learn to the end; what the visitor saw meanwhile."""
+    return list(learning.learn(session, learning.Settings(**settings), trusted, work))
+
+
+@pytest.fixture(scope="module")
+def learned(root, work) -> Session:
     """A session that has learned cloth; not to be changed."""
     session = Session()
     detect.use_dataset(session, root, "cloth")
-    detect.learn(session, detect.Settings(), trusted=True)
+    seen = learn(session, work)
+    assert seen[0] == (0.0, "Starting: a few seconds")
+    assert [fraction for fraction, _ in seen] == sorted(fraction for fraction, _ in seen)
     return session
 
 
@@ -166,12 +184,73 @@ def test_large_images_are_kept_small_and_come_back_large(session, tmp_path, rng)
     assert np.abs(np.subtract(box, expected)).max() < 12
 
 
-def test_a_new_source_forgets_model_and_results(checked, root):
+def test_a_new_source_forgets_model_and_results(checked, root, work):
     ticket = checked.ticket
+    steps = learning.learn(checked, learning.Settings(), True, work)
+    next(steps)
+    job = checked.learning
     detect.use_dataset(checked, root, "set/wood")
     assert checked.source.name == "set/wood"
     assert (checked.inspector, checked.checked, checked.unknown) == (None, (), None)
     assert checked.ticket != ticket  # work on the former one stops
+    assert job.wait(LONG) == "cancelled" and learning.remembered(checked) == {}
+    with pytest.raises(Cancelled):
+        list(steps)
+
+
+def test_what_a_visitor_learns_is_what_a_fit_gives(root, learned):
+    from anomalyhub.pipeline import Inspector
+
+    normals = learned.source.normals
+    settings = {"backbone": "embedded", "product": "cloth", "seed": 0, "settings": {"coreset": 0.1}}
+    expected = Inspector.fit("patchcore", normals, **settings)
+    assert learned.threshold == learned.inspector.threshold == pytest.approx(expected.threshold, rel=1e-5)
+    assert learned.inspector.product == "cloth" and learned.busy == "" and learned.learning is None
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1])  # at once, and in the middle
+def test_cancelled_learning_leaves_the_former_model(checked, work, after):
+    checked.busy = "learn"
+    before = (checked.inspector, checked.checked, checked.threshold, checked.fit_job)
+    steps = learning.learn(checked, learning.Settings(seed=1), True, work)
+    next(fraction for fraction, _ in steps if fraction >= after)
+    job = checked.learning
+    learning.stop(checked)
+    with pytest.raises(Cancelled, match="as it was before"):
+        list(steps)
+    assert (checked.inspector, checked.checked, checked.threshold, checked.fit_job) == before
+    assert checked.busy == "" and checked.learning is None
+    assert job.wait(LONG) == "cancelled"
+
+
+def test_cancelled_while_the_job_is_submitted(session, work, monkeypatch):
+    submit, jobs = work.submit, []
+
+    def meanwhile(*arguments, **options):
+        jobs.append(submit(*arguments, **options))
+        learning.stop(session)
+        return jobs[0]
+
+    monkeypatch.setattr(work, "submit", meanwhile)
+    with pytest.raises(Cancelled):
+        learn(session, work)
+    assert jobs[0].wait(LONG) == "cancelled" and session.learning is None
+
+
+def test_cancel_is_faster_than_what_was_begun(session, work):
+    """The press of Learn, Cancel, and only then the work reach the app."""
+    session.press("learn")
+    learning.stop(session)
+    before = len(work.store.list())
+    with pytest.raises(Cancelled):
+        learn(session, work)
+    assert len(work.store.list()) == before
+    session.press("check")
+    session.cancel()
+    with pytest.raises(Cancelled):
+        detect.check(session, "tests")
+    detect.check(session, "tests")  # the next press counts
+    assert session.busy == ""
 
 
 def cancelling(session: Session, at: float):
@@ -184,16 +263,6 @@ def cancelling(session: Session, at: float):
     return show
 
 
-@pytest.mark.parametrize("at", [0.0, 0.3, 0.7, 0.9])
-def test_cancelled_learning_leaves_the_former_model(checked, at):
-    checked.busy = "learn"
-    before = (checked.inspector, checked.checked, checked.threshold)
-    with pytest.raises(Cancelled, match="as it was before"):
-        detect.learn(checked, detect.Settings(seed=1), True, cancelling(checked, at))
-    assert (checked.inspector, checked.checked, checked.threshold) == before
-    assert checked.busy == ""
-
-
 def test_cancelled_check_leaves_the_former_results(checked):
     before = checked.checked
     with pytest.raises(Cancelled):
@@ -201,19 +270,130 @@ def test_cancelled_check_leaves_the_former_results(checked):
     assert checked.checked is before
 
 
-def test_cancelling_during_a_fold_selection(session):
-    """The longest steps of a fit on many images are the selections; they must report progress."""
-    seen = []
-    detect.learn(session, detect.Settings(), True, lambda fraction, text: seen.append((fraction, text)))
-    late = [text for fraction, text in seen if 0.76 < fraction < 1.0]
-    assert any("typical" in text for text in late) and any("held out" in text for text in late)
-    assert [f for f, _ in seen] == sorted(f for f, _ in seen)
+def test_why_learning_failed_is_told(work, tmp_path, rng):
+    session = Session()
+    detect.use_uploads(session, [save(tmp_path / f"{i}.png", photo(rng)) for i in range(3)])
+    steps = learning.learn(session, learning.Settings(), True, work)
+    next(steps)
+    kept = session.source.normals.refs[1].path
+    kept.unlink()
+    kept.write_bytes(b"no image")  # a disk goes bad
+    with pytest.raises(AnomalyHubError, match="learning failed: 1.png is not an image") as caught:
+        list(steps)
+    assert str(work.home) not in str(caught.value)
+    assert (session.busy, session.learning, session.fit_job, session.inspector) == ("", None, None, None)
+    assert learning.remembered(session) == {}
 
 
-def test_a_failed_job_does_not_leave_the_buttons_disabled():
+def test_a_page_that_leaves_and_its_return(work, tmp_path, rng):
+    """Uploads last although their session ends; another page sees the job through."""
+    session = Session()
+    files = [save(tmp_path / f"{i}.png", photo(rng)) for i in range(6)]
+    detect.use_uploads(session, files)
+    steps = learning.learn(session, learning.Settings(), True, work)
+    next(steps)
+    memory = json.loads(json.dumps(learning.remembered(session)))
+    assert memory == {"kind": "upload", "key": "", "model": None, "learning": session.learning.id}
+    session.cancel()  # the page leaves
+    with pytest.raises(Cancelled):
+        list(steps)
+    session.close()
+    for path in files:
+        path.unlink()
+
+    later = Session()
+    learning.recall(later, memory, None, work)
+    assert later.busy == "learn" and later.learning.id == memory["learning"]
+    assert "Learning what is normal" in views.stage(later) and "6 normal images" in views.step_heads(later)[0]
+    list(learning.go_on(later, work))
+    assert later.fit_job == memory["learning"] and later.inspector is not None and later.busy == ""
+    assert views.stage(later).count("<img") == 6
+
+    detect.take_unknown(later, [save(tmp_path / "bad.png", photo(rng, True)), save(tmp_path / "good.png", photo(rng))])
+    assert detect.check(later, "uploads") == "1 of 2 looks defective"
+    known = learning.remembered(later)
+    assert known == memory | {"model": memory["learning"], "learning": None}
+
+    third = Session()
+    learning.recall(third, known, None, Work(work.home))  # the app too was started again
+    assert third.busy == "load" and third.inspector is None
+    assert list(learning.go_on(third, work)) == [(1.0, "Bringing back what was learned")]
+    assert third.threshold == later.inspector.threshold and third.busy == ""
+
+
+def test_test_images_come_back_with_the_model(learned, work, root):
+    memory = learning.remembered(learned)
+    session = Session()
+    learning.recall(session, memory, root, work)
+    list(learning.go_on(session, work))
+    assert (session.source.kind, session.source.key, session.source.name) == ("dataset", "cloth", "cloth")
+    assert session.source.normals.ids == learned.source.normals.ids
+    assert session.source.tests.ids == learned.source.tests.ids
+    assert session.threshold == learned.threshold
+    detect.check(session, "tests")
+    assert detect.counts(session) == (3, 5)
+
+
+NOT_RECALLED = [
+    None,
+    [],
+    "job",
+    {},
+    {"model": None, "learning": None},
+    {"model": 7, "learning": ["a"]},
+    {"model": "../..", "learning": "20260101-000000-00000000"},
+    {"kind": "dataset", "key": "../..", "model": ""},
+]
+
+
+@pytest.mark.parametrize("memory", NOT_RECALLED)
+def test_what_else_a_browser_may_send(memory, root, work):
+    session = Session()
+    learning.recall(session, memory, root, work)
+    assert (session.source, session.busy, list(learning.go_on(session, work))) == (None, "", [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("dataset", ".."), ("dataset", 3), ("sample", ["x"]), ("sample", "../weave"), (1, 2)]
+)
+def test_a_source_that_is_not_there_any_more_brings_no_tests(kind, key, learned, root, work):
+    session = Session()
+    learning.recall(session, learning.remembered(learned) | {"kind": kind, "key": key}, root, work)
+    assert (session.source.kind, len(session.source.normals), len(session.source.tests)) == ("upload", 10, 0)
+
+
+def test_nothing_outside_the_open_data_folder_is_recalled(learned, root, work):
+    for open_now in (None, root / "set"):
+        session = Session()
+        learning.recall(session, learning.remembered(learned), open_now, work)
+        assert session.source is None
+
+
+def test_a_damaged_model_is_forgotten(learned, root, work, monkeypatch):
+    from anomalyhub.errors import InvalidModelError
+    from anomalyhub.pipeline import Inspector
+
+    def damaged(_):
+        raise InvalidModelError("the model is damaged: learn again")
+
+    session = Session()
+    learning.recall(session, learning.remembered(learned), root, work)
+    monkeypatch.setattr(Inspector, "load", damaged)
+    with pytest.raises(InvalidModelError):
+        list(learning.go_on(session, work))
+    assert learning.remembered(session) == {} and session.source is not None and session.busy == ""
+
+
+def test_a_page_that_is_in_use_is_not_overwritten(session, root, work, learned):
+    before = session.source
+    learning.recall(session, learning.remembered(learned), root, work)
+    assert session.source is before and session.busy == ""
+
+
+def test_a_failed_job_does_not_leave_the_buttons_disabled(work):
     session = Session(busy="learn")
     with pytest.raises(InvalidArgumentError):
-        detect.learn(session, detect.Settings(), True)
+        learn(session, work)
     assert session.busy == ""
 
 
@@ -267,7 +447,7 @@ def test_at_most_200_test_images(tmp_path, rng):
 
 REFUSED = [
     # what is done, the error, what its message says
-    (lambda s, r, t: detect.learn(s, detect.Settings(), True), InvalidArgumentError, "step 1"),
+    (lambda s, r, t: learn(s, Work(t / "home")), InvalidArgumentError, "step 1"),
     (lambda s, r, t: detect.check(s, "tests"), InvalidArgumentError, "press Learn"),
     (lambda s, r, t: detect.set_threshold(s, 1.0), InvalidArgumentError, "step 3"),
     (lambda s, r, t: detect.csv_file(s), InvalidArgumentError, "step 3"),
@@ -297,13 +477,14 @@ def test_refused(root, tmp_path, act, error, message):
         act(session, root, tmp_path)
     assert str(session.folder) not in str(caught.value)  # visitors see no path of the machine
     assert (session.source, session.inspector, session.checked) == (None, None, ())
+    assert session.busy == "" and session.learning is None
     assert list(session.folder.glob("upload-*/*.png")) == []
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "hf:a/b", "resnet18@/etc/x.safetensors"])
-def test_visitors_from_elsewhere_name_no_backbones(session, backbone):
+def test_visitors_from_elsewhere_name_no_backbones(session, work, backbone):
     with pytest.raises(InvalidArgumentError, match="is not offered here"):
-        detect.learn(session, detect.Settings(backbone=backbone), trusted=False)
+        learn(session, work, trusted=False, backbone=backbone)
 
 
 def test_too_many_uploads(tmp_path, rng, monkeypatch):
@@ -400,6 +581,7 @@ def test_p_text(p_value, text):
     [
         ("features 8 of 24 images", "Looking at normal parts: 8 of 24"),
         ("threshold: fold 1 of 4", "Setting the threshold with parts held out: round 1"),
+        ("waiting for 2 other jobs on this device", "Waiting for 2 other jobs to end"),
         ("something new", "Something new"),  # a stage that nobody translated
     ],
 )
@@ -453,14 +635,17 @@ def test_every_event_has_a_name(app):
 
 def test_heavy_events_share_one_queue_and_light_ones_wait_for_nobody(app):
     by_name = {f.api_name: f for f in app.fns.values()}
-    heavy = [by_name[name] for name in ("learn", "check", "download_overlays", "download_model")]
+    heavy = [by_name[name] for name in ("check", "download_overlays", "download_model")]
     assert {(f.concurrency_id, f.concurrency_limit) for f in heavy} == {("work", 1)}
+    watchers = [by_name[name] for name in ("learn", "go_on")]  # the work is a job's
+    assert {f.concurrency_id for f in watchers} == {"follow"}
+    assert all(f.concurrency_limit > MAX_ACTIVE for f in watchers)
     for name in ("set_threshold", "reset_threshold", "cancel_learn", "cancel_check", "show_image", "show_page"):
         assert by_name[name].queue is False
 
 
 def test_another_tab_is_one_line(monkeypatch):
-    def build_other_tab(session, data_root, trusted):
+    def build_other_tab(session, data_root, trusted, work):
         gr.Markdown("hello")
 
     monkeypatch.setattr("anomalyhub.ui.TABS", [("Other", build_other_tab)])
@@ -496,8 +681,9 @@ def test_wrong_options_are_one_line_and_code_2(capsys, tmp_path, monkeypatch):
 def url(root, tmp_path_factory):
     """The address of the app, served with the data root."""
     temporary = tmp_path_factory.mktemp("server")
-    with serve(temporary, "--data-root", str(root)) as address:
+    with serve(temporary, "--data-root", str(root), "--home", str(temporary / "jobs are here")) as address:
         yield address
+    assert (temporary / "jobs are here" / "jobs").is_dir() and not (temporary / "home").exists()
     left = [path.name for path in temporary.iterdir() if path.name.startswith("anomalyhub")]
     assert left == []  # uploads, sessions and the sample are gone with the server
 
@@ -516,9 +702,12 @@ def test_a_client_drives_the_sample_and_another_its_own_data(client):
     assert "24 normal images of Woven fabric" in one.predict("weave", api_name="/use_sample")
     assert "10 normal images of cloth" in two.predict("cloth", api_name="/use_dataset")
     slow = one.submit("embedded", 10, 1, 0, api_name="/learn")
-    quick = two.submit("embedded", 10, 1, 0, api_name="/learn")  # waits in the queue
-    assert "Learned what Woven fabric" in slow.result(timeout=120)
-    assert "Learned what cloth" in quick.result(timeout=120)
+    quick = two.submit("embedded", 10, 1, 0, api_name="/learn")  # waits its turn
+    said, memory = slow.result(timeout=120)
+    assert "Learned what Woven fabric" in said and memory["key"] == "weave" and memory["model"]
+    assert "Learned what cloth" in quick.result(timeout=120)[0]
+    shown = [text for text, _ in [*slow.outputs(), *quick.outputs()]]
+    assert any('role="progressbar"' in text and "Waiting for 1 other job" in text for text in shown)
     for who, total in ((one, 18), (two, 5)):
         said, slider, table = who.predict("tests", api_name="/check")
         assert f"of {total} look" in said and len(table["data"]) == total
@@ -537,7 +726,7 @@ def test_a_client_cancels_and_goes_on(client):
     who = client()
     who.predict("weave", api_name="/use_sample")
     job = who.submit("embedded", 10, 1, 0, api_name="/learn")
-    while not job.done() and (job.status().progress_data or [None])[0] is None:
+    while not job.done() and not job.outputs():
         time.sleep(0.05)
     start = time.monotonic()
     said = who.predict("tests", api_name="/cancel_learn")

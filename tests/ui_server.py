@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,13 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def serve(temporary: Path, *options: str, seconds: float = 60) -> Iterator[str]:
+def serve(
+    temporary: Path, *options: str, seconds: float = 60, program: Sequence[str] = ("-m", "anomalyhub.ui")
+) -> Iterator[str]:
     """The address of a running app whose temporary files lie in `temporary`; its log is checked for tracebacks."""
     log = temporary / "app.log"
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    environment |= {"ANOMALYHUB_HOME": str(temporary / "home")}
     environment.pop("GRADIO_TEMP_DIR", None)
     with open(log, "w+b") as errors:
-        command = [sys.executable, "-m", "anomalyhub.ui", "--no-browser", *options]
+        command = [sys.executable, *program, "--no-browser", *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
         try:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from anomalyhub.data.folders import images_below, is_image_name, is_junk
 from anomalyhub.data.images import MAX_PIXELS, check_image
+from anomalyhub.data.maps import MAP_SUFFIXES, read_map
 from anomalyhub.data.samples import SampleRef
 from anomalyhub.errors import InvalidArgumentError, InvalidImageError, InvalidUploadError
 from anomalyhub.fsio import atomic_folder
@@ -52,19 +53,24 @@ _LIMITS = Limits()
 
 
 def gather_uploads(
-    paths: Iterable[str | Path], folder: str | Path, limits: Limits = _LIMITS, *, progress: Progress | None = None
+    paths: Iterable[str | Path],
+    folder: str | Path,
+    limits: Limits = _LIMITS,
+    *,
+    maps: bool = False,
+    progress: Progress | None = None,
 ) -> tuple[list[SampleRef], list[str]]:
     """Unlabelled samples from uploaded image files, folders and zips, sorted by id; and notices for the user.
 
     Files and folders are read where they are; the images of zips are unpacked into a new folder below `folder`. Ids are
     the names as uploaded, in a zip or folder the path below it, made unique. Whatever is no readable image is left out
-    and named in a notice, one sentence each.
+    and named in a notice, one sentence each. With `maps`, anomaly maps are taken instead of images: see `read_map`.
 
     Raises InvalidUploadError for what is too large, too many or hostile, and then leaves nothing behind; OutputError
     when `folder` cannot be written.
     """
     files, zips = _sorted_out([Path(path) for path in paths])
-    intake = _Intake(limits, progress, len(files) + len(zips))
+    intake = _Intake(limits, progress, len(files) + len(zips), maps)
     for path, name in files:
         intake.add_file(path, name)
     if zips:
@@ -91,8 +97,8 @@ def _sorted_out(paths: list[Path]) -> tuple[list[tuple[Path, str]], list[Path]]:
 class _Intake:
     """The samples gathered so far, counted against the limits. Progress counts a zip like a file."""
 
-    def __init__(self, limits: Limits, progress: Progress | None, total: int):
-        self.limits, self._progress, self._total = limits, progress, total
+    def __init__(self, limits: Limits, progress: Progress | None, total: int, maps: bool):
+        self.limits, self._progress, self._total, self._maps = limits, progress, total, maps
         self.refs: list[SampleRef] = []
         self.notices: list[str] = []
         self._ids: set[str] = set()
@@ -112,7 +118,7 @@ class _Intake:
     def add_zip(self, path: Path, staged: Path, home: Path, prefix: str) -> None:
         """Unpack the images of a zip to `staged`, under numbers instead of their names; refer to them in `home`."""
         with _CappedFile(path, self.limits.max_files) as file, _open_zip(file, path.name) as archive:
-            members = _image_members(archive, path.name, self.notices)
+            members = _members(archive, path.name, self.notices, self._maps)
             self._check_declared(members, path.name)
             packed = path.stat().st_size
             for number, member in enumerate(members):
@@ -141,7 +147,10 @@ class _Intake:
     def _add_readable(self, path: Path, final: Path, name: str, shown: str) -> bool:
         """Refer to the image at `path` by its `final` place; or say in a notice why it cannot be read."""
         try:
-            check_image(path, max_pixels=self.limits.max_pixels)
+            if self._maps:
+                read_map(path)
+            else:
+                check_image(path, max_pixels=self.limits.max_pixels)
         except InvalidImageError as error:
             self.notices.append(f"left out: {str(error).replace(str(path), shown)}")
             return False
@@ -225,24 +234,25 @@ def _open_zip(file: BinaryIO, name: str) -> zipfile.ZipFile:
         raise InvalidUploadError(f"{name} is not a zip or is damaged ({error}): {_AGAIN}") from error
 
 
-def _image_members(archive: zipfile.ZipFile, name: str, notices: list[str]) -> list[zipfile.ZipInfo]:
-    """The images of a zip, sorted by name. Raises InvalidUploadError when any member, image or not, is hostile."""
-    images, others = [], []
+def _members(archive: zipfile.ZipFile, name: str, notices: list[str], maps: bool) -> list[zipfile.ZipInfo]:
+    """The images, or maps, of a zip by name. Raises InvalidUploadError when any member, wanted or not, is hostile."""
+    images, others, what = [], [], "maps" if maps else "images"
     for member in archive.infolist():
         _check_member(member, f"{name}: {member.orig_filename!r}")
         parts = PurePosixPath(member.filename).parts
         if not parts or member.filename.endswith("/") or any(is_junk(part) for part in parts):
             continue
-        if is_image_name(parts[-1]):
+        suffix = PurePosixPath(member.filename).suffix.lower()
+        if suffix in MAP_SUFFIXES if maps else is_image_name(parts[-1]):
             images.append(member)
-        elif PurePosixPath(member.filename).suffix.lower() in _ARCHIVES:
+        elif suffix in _ARCHIVES:
             notices.append(f"left out: {name}: {member.filename} is an archive in an archive; upload it by itself")
         else:
             others.append(member.filename)
     if others:
-        notices.append(f"left out: {name}: {len(others)} files that are no images, such as {others[0]}")
+        notices.append(f"left out: {name}: {len(others)} files that are no {what}, such as {others[0]}")
     if not images:
-        notices.append(f"{name} holds no images")
+        notices.append(f"{name} holds no {what}")
     return sorted(images, key=lambda member: member.filename)
 
 

@@ -113,6 +113,14 @@ class JobStore:
         jobs = [Job(self, path.name) for path in self.root.iterdir() if _ID.fullmatch(path.name)]
         return sorted(jobs, key=lambda job: (job.submitted_at, job.id), reverse=True)
 
+    def idle(self) -> list[Job]:
+        """Ended jobs that no active one names in its config, first the one that was changed longest ago."""
+        jobs = self.list()
+        active = {job.id for job in jobs if job.status in ACTIVE}
+        needed = "\n".join(str(job.asked.get("config")) for job in jobs if job.id in active)
+        idle = [job for job in jobs if job.id not in active and job.id not in needed]
+        return sorted(idle, key=lambda job: job.changed_at)
+
 
 def _check(seed: int, device: str, processes: int, accelerate: bool) -> None:
     if seed < 0:
@@ -148,6 +156,14 @@ class Job:
     def submitted_at(self) -> float:
         """Seconds since 1970."""
         return self.asked.get("submitted_at", 0.0)
+
+    @property
+    def changed_at(self) -> float:
+        """When an entry of its folder was last written, in seconds since 1970; now if it is gone."""
+        try:
+            return self.folder.stat().st_mtime
+        except OSError:
+            return time.time()
 
     @property
     def state(self) -> dict[str, Any]:
@@ -199,6 +215,11 @@ class Job:
             return ""
         lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")]
         return "\n".join(lines[-n:])
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been asked to stop and has not been resumed since."""
+        return (self.folder / files.CANCEL).exists()
 
     def cancel(self) -> None:
         """Ask the job to stop; returns at once. A job that has ended stays as it is, an interrupted one is cancelled.

@@ -1,4 +1,4 @@
-"""The app. A tab is one file with a `build_…_tab(session, data_root, trusted)` and one line in TABS."""
+"""The app. A tab is one file with a `build_…_tab(session, data_root, trusted, work)` and one line in TABS."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -23,12 +24,15 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr  # noqa: E402
 
 from anomalyhub.ui.detect_tab import build_detect_tab  # noqa: E402
+from anomalyhub.ui.discover_tab import build_discover_tab  # noqa: E402
 from anomalyhub.ui.session import Session  # noqa: E402
 from anomalyhub.ui.sources import NORMALS  # noqa: E402
 from anomalyhub.ui.theme import CSS, LOGO, theme  # noqa: E402
+from anomalyhub.ui.work import Work  # noqa: E402
 
 TABS = [
     ("Detect", build_detect_tab),
+    ("Discover", build_discover_tab),
 ]
 
 DEFAULT_PORT = 7860
@@ -37,24 +41,29 @@ _TOGGLE = "element.querySelector('button').addEventListener('click', () => docum
 _HOUR = 3600
 
 
-def build_app(data_root: str | Path | None = None, *, trusted: bool = False) -> gr.Blocks:
+def build_app(
+    data_root: str | Path | None = None, *, trusted: bool = False, home: str | Path | None = None
+) -> gr.Blocks:
     """The app, not yet running.
 
     data_root  a folder whose data sets visitors may choose; nothing outside it can be reached
     trusted    visitors may name any backbone and weights files of this machine, as on one's own computer
+    home       where jobs and their images are kept, see `anomalyhub.ui.work.Work`
     Raises InvalidDatasetError when `data_root` is no folder.
     """
     root = Path(data_root).expanduser() if data_root else None
     if root is not None and not root.is_dir():
         raise InvalidDatasetError(f"the data root {data_root} is not a folder: give the folder that holds data sets")
+    work = Work(home)
     with gr.Blocks(title="AnomalyHub", analytics_enabled=False, delete_cache=(600, _HOUR)) as app:
         session = gr.State(Session(), delete_callback=Session.close)
         gr.HTML(_header(), js_on_load=_TOGGLE, apply_default_css=False)
         with gr.Tabs():
             for name, build in TABS:
                 with gr.Tab(name):
-                    build(session, root, trusted)
+                    build(session, root, trusted, work)
         _stop_work_of_those_who_leave(app, session)
+    app.work = work
     return app.queue(max_size=64)
 
 
@@ -64,6 +73,7 @@ def launch(
     host: str | None = None,
     port: int | None = None,
     data_root: str | Path | None = None,
+    home: str | Path | None = None,
     browser: bool = False,
 ) -> None:
     """Serve the app until interrupted.
@@ -79,7 +89,7 @@ def launch(
         return
     with tempfile.TemporaryDirectory(prefix="anomalyhub-uploads-", ignore_cleanup_errors=True) as folder:
         with _environment(GRADIO_TEMP_DIR=os.environ.get("GRADIO_TEMP_DIR", folder)):
-            _serve(build_app(data_root, trusted=_is_loopback(host)), host, port, browser)
+            _serve(build_app(data_root, trusted=_is_loopback(host), home=home), host, port, browser)
 
 
 def _check_address(host: str, port: int | None) -> None:
@@ -120,6 +130,7 @@ def _serve(app: gr.Blocks, host: str, port: int | None, browser: bool) -> None:
             quiet=True,
             ssr_mode=False,
             footer_links=[],
+            run_history=False,  # it would fill the browser's small storage with pictures
             state_session_capacity=200,
             max_file_size=NORMALS.max_bytes,
             theme=theme(),
@@ -129,7 +140,10 @@ def _serve(app: gr.Blocks, host: str, port: int | None, browser: bool) -> None:
     except OSError as error:
         raise InvalidArgumentError(f"the app cannot listen on {host} ({error}): give another --port") from error
     print(f"AnomalyHub is at {url} (Ctrl+C stops it)", flush=True)
+    if app.work.notice:
+        print(app.work.notice, file=sys.stderr, flush=True)
     threading.Thread(target=_warm_up, daemon=True).start()
+    threading.Thread(target=_keep_house, args=(app,), daemon=True).start()
     try:
         while app.is_running:
             time.sleep(0.5)
@@ -140,8 +154,15 @@ def _serve(app: gr.Blocks, host: str, port: int | None, browser: bool) -> None:
 
 
 def _warm_up() -> None:
-    """Load what the first fit needs, after the page is there."""
-    from anomalyhub import pipeline  # noqa: F401
+    """Load what the first check needs, after the page is there."""
+    import anomalyhub.pipeline.inspector  # noqa: F401
+
+
+def _keep_house(app: gr.Blocks) -> None:
+    """At the start and once an hour: what nobody needs goes."""
+    while app.is_running:
+        app.work.prune()
+        time.sleep(_HOUR)
 
 
 def _is_loopback(host: str) -> bool:
@@ -159,7 +180,7 @@ def _header() -> str:
 
 
 def _stop_work_of_those_who_leave(app: gr.Blocks, session: gr.State) -> None:
-    """A closed tab must not keep the queue busy; its state stays for an hour, in case the visitor returns."""
+    """A closed tab must not keep the queue busy, only jobs go on; its state stays for an hour, for a return."""
     present: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
 
     def arrived(state: Session, request: gr.Request) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,23 +18,11 @@ from anomalyhub.report.overlay import fit_within
 from anomalyhub.report.results import write_results
 from anomalyhub.report.tables import Prediction, write_predictions_csv
 from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
-from anomalyhub.ui import sources
-from anomalyhub.ui.session import Checked, Job, Session, Source, Watched
+from anomalyhub.ui import learning, sources
+from anomalyhub.ui.session import Checked, Job, Session, Source
 
 #: Longer side in pixels of the pictures and maps that are kept. Maps are smoother than this.
 SIDE = 320
-#: Backbones that visitors from elsewhere may choose: nobody may fill the disk or name files of the machine.
-OFFERED = ("embedded", "resnet18", "wide_resnet50_2", "vit_small_patch16_224.dino")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The accordion of step 2. coreset is a share in (0, 1], false_alarm_rate in (0, 1)."""
-
-    backbone: str = "embedded"
-    coreset: float = 0.1
-    false_alarm_rate: float = 0.01
-    seed: int = 0
 
 
 def use_sample(session: Session, product: str, progress: Progress | None = None) -> str:
@@ -56,45 +44,10 @@ def use_dataset(session: Session, root: Path | None, name: str, progress: Progre
 
 def _choose(session: Session, source: Source) -> str:
     """A new source makes the model and the results of the former one obsolete, and stops work on it."""
-    session.cancel()
-    session.source, session.inspector, session.unknown = source, None, None
+    learning.stop(session)
+    session.source, session.inspector, session.fit_job, session.unknown = source, None, None, None
     session.checked, session.notices = (), ()
     return f"{len(source.normals)} normal images of {source.name} are ready. Next: learn."
-
-
-def learn(session: Session, settings: Settings, trusted: bool, progress: Progress | None = None) -> str:
-    """Fit on the normal images. Raises Cancelled and leaves the former model when the visitor cancels."""
-    with Job(session, progress) as job:
-        source = session.source
-        if source is None:
-            raise InvalidArgumentError("there are no normal images yet: choose some in step 1")
-        backbone = _allowed(settings.backbone, trusted)
-        job(0.0, "starting")
-        from anomalyhub.pipeline import Inspector  # torch: seconds that the page need not wait
-
-        inspector = Inspector.fit(
-            "patchcore",
-            Watched(source.normals, job.check),
-            backbone=backbone,
-            false_alarm_rate=settings.false_alarm_rate,
-            product=source.name,
-            seed=settings.seed,
-            settings={"coreset": settings.coreset},
-            progress=job,
-        )
-        job.check()
-        session.inspector, session.threshold = inspector, inspector.threshold
-        session.checked, session.notices = (), ()
-    return f"Learned what {source.name} looks like from {len(source.normals)} normal images. Next: check unknown parts."
-
-
-def _allowed(backbone: str, trusted: bool) -> str:
-    backbone = (backbone or "").strip() or "embedded"
-    if not trusted and backbone not in OFFERED:
-        raise InvalidArgumentError(
-            f"backbone {backbone!r} is not offered here: choose one of {', '.join(OFFERED)}, or run the app yourself"
-        )
-    return backbone
 
 
 def take_unknown(session: Session, paths: Sequence[str], progress: Progress | None = None) -> str:

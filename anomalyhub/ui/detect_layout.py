@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from anomalyhub.ui import detect, sources, views
+from anomalyhub.ui import learning, sources, views
 from anomalyhub.ui.session import Session
 from anomalyhub.ui.theme import HERE
 
@@ -15,6 +15,7 @@ _COLUMNS = ["image", "score", "p-value", "verdict", "label"]
 
 def lay_out(ui: SimpleNamespace) -> None:
     """Add the tab's components to `ui`, which has data_root and trusted."""
+    ui.memory = gr.BrowserState(None, storage_key="anomalyhub-detect", secret="anomalyhub")  # fixed: an app may restart
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=330, elem_id="ah-steps"):
             _normals(ui)
@@ -61,7 +62,7 @@ def _learn(ui: SimpleNamespace) -> None:
         ui.head2 = _html(views.step_heads(Session())[1])
         with gr.Accordion("Settings", open=False, elem_classes="ah-settings"):
             ui.backbone = gr.Dropdown(
-                list(detect.OFFERED), value="embedded", label="Backbone", info=hint, allow_custom_value=ui.trusted
+                list(learning.OFFERED), value="embedded", label="Backbone", info=hint, allow_custom_value=ui.trusted
             )
             ui.coreset = gr.Slider(1, 50, value=10, step=1, label="Details remembered (%)", buttons=[])
             ui.rate = gr.Slider(0.1, 10, value=1, step=0.1, label="False alarms accepted (%)", buttons=[])

@@ -12,18 +12,23 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from anomalyhub.errors import AnomalyHubError
-from anomalyhub.ui import detect, views
+from anomalyhub.errors import AnomalyHubError, Cancelled
+from anomalyhub.ui import detect, learning, views
 from anomalyhub.ui.detect_layout import lay_out
 from anomalyhub.ui.session import Session
+from anomalyhub.ui.work import Work
 
 log = logging.getLogger(__name__)
 
 #: Heavy work of all visitors runs one at a time; reading uploads may overlap it.
 WORK = {"concurrency_id": "work", "concurrency_limit": 1}
 READ = {"concurrency_id": "read", "concurrency_limit": 2}
+#: Watching a job, which works elsewhere; more watchers than jobs, as one may be watched from several pages.
+FOLLOW = {"concurrency_id": "follow", "concurrency_limit": 24, "show_progress": "hidden"}
 #: Light work waits for nobody.
 LIGHT = {"queue": False, "show_progress": "hidden"}
+#: Begins although the page has not heard yet that the former run, which was cancelled, has ended.
+AGAIN = {"trigger_mode": "multiple"}
 #: Only keeps the page up to date.
 UNLISTED = {"api_visibility": "undocumented", **LIGHT}
 #: Marks the callbacks that report progress; it holds nothing of any visitor.
@@ -38,23 +43,26 @@ def errors_shown() -> Iterator[None]:
     try:
         yield
     except AnomalyHubError as error:
-        raise gr.Error(str(error), duration=15, print_exception=False) from error
+        known = isinstance(error, Cancelled)  # to the visitor, who has pressed Cancel
+        raise gr.Error(str(error), duration=15, visible=not known, print_exception=False) from error
     except Exception as error:
         log.exception("a callback of the app failed")
         message = "Something went wrong, and it is our fault: the log of the app has the details. Please try again."
         raise gr.Error(message, print_exception=False) from error
 
 
-def build_detect_tab(session: gr.State, data_root: Path | None, trusted: bool) -> None:
+def build_detect_tab(session: gr.State, data_root: Path | None, trusted: bool, work: Work) -> None:
     """Lay out the tab inside the current gr.Tab and wire it.
 
     data_root  folder whose data sets may be chosen, None for none
     trusted    whether visitors may name any backbone, and weights files of this machine
+    work       the app's jobs
     """
-    ui = SimpleNamespace(session=session, data_root=data_root, trusted=trusted)
+    ui = SimpleNamespace(session=session, data_root=data_root, trusted=trusted, work=work)
     lay_out(ui)
     _wire_normals(ui)
     _wire_learn(ui)
+    _wire_return(ui)
     _wire_check(ui)
     _wire_threshold(ui)
     _wire_gallery(ui)
@@ -159,6 +167,7 @@ def _wire_normals(ui: SimpleNamespace) -> None:
     names = ["sample_shown", "dataset_shown", "normals_shown", "normals_folder_shown"]
     for event, name in zip(events, names, strict=True):
         _then_show(ui, event, name, which="tests")
+        event.then(learning.remembered, ui.session, ui.memory, api_name=f"{name}_remembered", **UNLISTED)
     _then_clear(events[2], ui.normal_files, "clear_normals")
 
 
@@ -192,25 +201,62 @@ def _keep_cancel(session: gr.State, begun, stop: gr.Button, work: str) -> None:
 
 def _wire_learn(ui: SimpleNamespace) -> None:
     def started(session: Session):
-        session.busy = "learn"
-        return gr.Button(interactive=False), gr.Button(visible=True)
+        session.press("learn")
+        stage = gr.skip() if session.checked else views.stage(session)
+        return gr.Button(interactive=False), gr.Button(visible=True), stage
+
+    def learn(session: Session, backbone, coreset, rate, seed):
+        settings = learning.Settings(str(backbone or ""), float(coreset) / 100, float(rate) / 100, int(seed or 0))
+        yield from _watched(session, learning.learn(session, settings, ui.trusted, ui.work))
 
     @errors_shown()
-    def learn(session: Session, backbone, coreset, rate, seed, progress=_BAR):
-        settings = detect.Settings(str(backbone or ""), float(coreset) / 100, float(rate) / 100, int(seed or 0))
-        return session, _done(detect.learn(session, settings, ui.trusted, progress))
-
     def cancel(session: Session, which: str):
-        session.cancel()
-        return [_STOPPED, *_control_values(session, which)]
+        learning.stop(session)
+        return [_STOPPED, learning.remembered(session), *_control_values(session, which)]
 
-    begun = ui.learn.click(started, ui.session, [ui.learn, ui.stop2], api_name="learn_started", **UNLISTED)
+    out = [ui.learn, ui.stop2, ui.stage]
+    begun = ui.learn.click(started, ui.session, out, api_name="learn_started", **UNLISTED)
     inputs = [ui.session, ui.backbone, ui.coreset, ui.rate, ui.seed]
-    event = begun.then(learn, inputs, [ui.session, ui.slot2], api_name="learn", show_progress_on=ui.slot2, **WORK)
+    event = begun.then(learn, inputs, [ui.slot2, ui.memory], api_name="learn", **AGAIN, **FOLLOW)
     _then_show(ui, event, "learn_shown")
     _keep_cancel(ui.session, begun, ui.stop2, "learn")
-    controls = [ui.slot2, *_controls(ui)]
+    controls = [ui.slot2, ui.memory, *_controls(ui)]
     ui.stop2.click(cancel, [ui.session, ui.which], controls, api_name="cancel_learn", cancels=[event], **LIGHT)
+
+
+def _watched(session: Session, steps: Iterator[tuple[float, str]]) -> Iterator[tuple]:
+    """Progress bars for the steps of learning, and what the browser is to remember meanwhile."""
+    try:
+        with errors_shown():
+            for fraction, text in steps:
+                yield views.progress_bar(fraction, text), learning.remembered(session)
+    except gr.Error as error:  # the message goes away, the reason stays
+        yield views.notice_list([error.message]) if error.visible else _STOPPED, learning.remembered(session)
+        raise
+    yield _done(learning.what_was_learned(session)), learning.remembered(session)
+
+
+def _wire_return(ui: SimpleNamespace) -> None:
+    """A page that is loaded again finds its model, and the job that still learns."""
+
+    @errors_shown()
+    def recall(session: Session, memory, which: str):
+        learning.recall(session, memory, ui.data_root, ui.work)
+        return _control_values(session, which) if session.busy else [gr.skip()] * len(_controls(ui))
+
+    def go_on(session: Session):
+        if not session.busy:
+            yield gr.skip(), gr.skip()
+            return
+        yield from _watched(session, learning.go_on(session, ui.work))
+
+    inputs = [ui.session, ui.memory, ui.which]
+    page = gr.context.Context.root_block
+    found = page.load(recall, inputs, _controls(ui), api_name="recall", **UNLISTED)
+    out = [ui.slot2, ui.memory]
+    event = found.then(go_on, ui.session, out, api_name="go_on", api_visibility="undocumented", **FOLLOW)
+    _then_show(ui, event, "return_shown", which="tests")
+    ui.stop2.click(None, cancels=[event], api_visibility="private")
 
 
 def _wire_check(ui: SimpleNamespace) -> None:
@@ -223,7 +269,7 @@ def _wire_check(ui: SimpleNamespace) -> None:
         return session, _done(detect.take_unknown(session, paths or [], progress), session.notices)
 
     def started(session: Session):
-        session.busy = "check"
+        session.press("check")
         return gr.Button(interactive=False), gr.Button(visible=True)
 
     @errors_shown()
@@ -244,7 +290,8 @@ def _wire_check(ui: SimpleNamespace) -> None:
             _then_clear(event, box, "clear_unknown")
     begun = ui.check.click(started, ui.session, [ui.check, ui.stop3], api_name="check_started", **UNLISTED)
     out = [ui.session, ui.slot3, ui.threshold, ui.table]
-    event = begun.then(check, [ui.session, ui.which], out, api_name="check", show_progress_on=ui.slot3, **WORK)
+    inputs, heavy = [ui.session, ui.which], {"show_progress_on": ui.slot3, **AGAIN, **WORK}
+    event = begun.then(check, inputs, out, api_name="check", **heavy)
     event.then(_judged_values, [ui.session, ui.shown, ui.page], _judged(ui), api_name="results", **LIGHT)
     _then_show(ui, event, "check_shown").success(None, js=_SCROLL)
     _keep_cancel(ui.session, begun, ui.stop3, "check")

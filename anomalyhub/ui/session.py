@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +15,10 @@ import numpy as np
 from anomalyhub.data import SampleRef, Split
 from anomalyhub.errors import Cancelled
 from anomalyhub.protocols import Progress
-from anomalyhub.types import AnomalyMap, Sample
+from anomalyhub.types import AnomalyMap
 
 if TYPE_CHECKING:
+    from anomalyhub import jobs
     from anomalyhub.pipeline import Inspector  # which imports torch
 
 
@@ -31,6 +31,7 @@ class Source:
     tests    images to check that came along; empty for uploads
     kind     "sample", "upload" or "dataset"
     notices  what was left out and why, one sentence each
+    key      the sample product or the data set's name below the data root; empty for uploads
     """
 
     name: str
@@ -38,6 +39,7 @@ class Source:
     tests: Split
     kind: str
     notices: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,10 @@ class Session:
     unknown    what was uploaded in step 3  checked    results of step 3, highest score first
     threshold  in force, in raw image scores
     notices    what the last upload or check of step 3 left out
-    busy       "learn" or "check" from the press of the button until that work has ended or is cancelled
+    busy       "learn", "check" or "load" from the press of the button until that work has ended or is cancelled
+    pressed    the ticket at the press of the button whose work is about to begin
+    learning   the job that learns now
+    fit_job    id of the job whose result is the inspector
     """
 
     source: Source | None = None
@@ -77,6 +82,9 @@ class Session:
     notices: tuple[str, ...] = ()
     busy: str = ""
     ticket: int = 0
+    pressed: int | None = None
+    learning: jobs.Job | None = None
+    fit_job: str | None = None
     _folder: Path | None = field(default=None, repr=False)
 
     @property
@@ -87,8 +95,12 @@ class Session:
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
+    def press(self, work: str) -> None:
+        """The button of some work was pressed, which begins in a moment."""
+        self.busy, self.pressed = work, self.ticket
+
     def cancel(self) -> None:
-        """Stop the jobs that run for this visitor at their next progress report."""
+        """Stop what this process does for the visitor, at its next progress report; jobs elsewhere go on."""
         self.ticket, self.busy = self.ticket + 1, ""
 
     def close(self) -> None:
@@ -96,20 +108,23 @@ class Session:
         self.cancel()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self.source = self.inspector = self.unknown = self._folder = None
+        self.source = self.inspector = self.unknown = self._folder = self.learning = self.fit_job = None
         self.checked, self.notices = (), ()
 
 
 class Job:
     """A progress callback that shows plain words and raises Cancelled once its visitor has cancelled.
 
-    As a context it marks the visitor's work as over when it ends.
+    As a context it is the work of the button that was pressed last, even if Cancel was faster than its beginning, and
+    marks that work as over when it ends.
     """
 
     def __init__(self, session: Session, show: Progress | None = None):
         self._session, self._ticket, self._show = session, session.ticket, show
 
     def __enter__(self) -> Job:
+        pressed, self._session.pressed = self._session.pressed, None
+        self._ticket = self._ticket if pressed is None else pressed
         return self
 
     def __exit__(self, *_) -> None:
@@ -127,29 +142,14 @@ class Job:
             self._show(fraction, plain_words(text))
 
 
-class Watched(Sequence):
-    """A sequence of samples that checks for cancellation before each item is decoded."""
-
-    def __init__(self, items: Sequence[Sample], check: Callable[[], None]):
-        self._items, self._check = items, check
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Sample:
-        self._check()
-        return self._items[index]
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(len(self)))  # the mixin's would take an IndexError inside for the end
-
-
 #: What stages report, and how it reads to somebody who looks at parts.
 _WORDS = (
     (r"features (\d+) of (\d+) images", r"Looking at normal parts: \1 of \2"),
     (r"coreset (\d+)/(\d+)", r"Remembering what is typical: \1 of \2 details"),
     (r"threshold: fold (\d+).*", r"Setting the threshold with parts held out: round \1"),
     (r"[\d,]+ patches x .*", "Preparing"),
+    (r"waiting for (\d+ other jobs?) on this device", r"Waiting for \1 to end"),
+    (r"loading|starting", "Starting: a few seconds"),
     (r"bank of ([\d,]+) patches", r"Done: \1 typical details remembered"),
 )
 

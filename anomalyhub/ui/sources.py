@@ -8,16 +8,18 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from anomalyhub.data import Limits, SampleRef, Split, check_image, gather_uploads, list_products, load_dataset
+from anomalyhub.data import Dataset, Limits, SampleRef, Split, check_image, gather_uploads, list_products, load_dataset
 from anomalyhub.data.folders import subfolders
 from anomalyhub.data.sample import write_sample
-from anomalyhub.errors import InvalidDatasetError, InvalidImageError, InvalidUploadError
+from anomalyhub.errors import AnomalyHubError, InvalidDatasetError, InvalidImageError, InvalidUploadError
 from anomalyhub.protocols import Progress
 from anomalyhub.ui.session import Job, Source
 
@@ -29,6 +31,8 @@ _SAMPLE_COUNTS = {"n_train": 24, "n_test_good": 6, "n_defect": 3}
 #: What one upload may hold. A check keeps a small picture and map of each image in memory.
 NORMALS = Limits(max_files=1000, max_bytes=1024**3, max_file_bytes=50 * 1024**2, max_pixels=40_000_000)
 UNKNOWN = dataclasses.replace(NORMALS, max_files=500)
+#: Maps may be all zero, which packs as well as anything can.
+MAPS = dataclasses.replace(UNKNOWN, max_ratio=1100.0)
 #: Test images of a data set that one check looks at.
 MAX_TESTS = 200
 MIN_NORMALS = 2
@@ -48,7 +52,7 @@ def sample_source(product: str, progress: Progress | None = None) -> Source:
         if product not in SAMPLES or not folder.is_dir():
             write_sample(folder, products=product, progress=progress, **_SAMPLE_COUNTS)
     dataset = load_dataset(folder / product)
-    return Source(SAMPLES[product], _images_only(dataset.train), _images_only(dataset.test), "sample")
+    return Source(SAMPLES[product], _images_only(dataset.train), _images_only(dataset.test), "sample", key=product)
 
 
 def upload_source(paths: Sequence[str | Path], folder: Path, job: Job) -> Source:
@@ -62,8 +66,12 @@ def upload_source(paths: Sequence[str | Path], folder: Path, job: Job) -> Source
     return Source("your product", normals, Split(), "upload", tuple(notices))
 
 
-def uploaded(paths: Sequence[str | Path], folder: Path, limits: Limits, job: Job) -> tuple[Split, list[str]]:
-    """The images among uploaded files and zips, and notices on what was left out. Raises InvalidUploadError.
+def uploaded(
+    paths: Sequence[str | Path], folder: Path, limits: Limits, job: Job, maps: bool = False
+) -> tuple[Split, list[str]]:
+    """The images, or anomaly maps, among uploaded files and zips, and notices on what was left out.
+
+    Raises InvalidUploadError.
 
     Files are linked into `folder`, so that they last as long as the visitor's session and no longer.
     """
@@ -73,7 +81,7 @@ def uploaded(paths: Sequence[str | Path], folder: Path, limits: Limits, job: Job
         job.check()
         own.append(_link(path, home / f"{number:05d}" / path.name))
     try:
-        refs, notices = gather_uploads(own, home, limits, progress=job)
+        refs, notices = gather_uploads(own, home, limits, maps=maps, progress=job)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
@@ -85,9 +93,12 @@ def no_images(notices: Sequence[str]) -> InvalidUploadError:
     return InvalidUploadError(f"{_found(0)}: upload PNG, JPEG, TIFF, BMP or WebP files{_first(notices)}")
 
 
-def dataset_choices(root: Path) -> list[str]:
-    """Products below `root` with normal images to learn from, as paths with forward slashes; "." is `root` itself."""
-    if not list_products(root) and _learnable(root, "."):
+def dataset_choices(root: Path, split: str = "train") -> list[str]:
+    """Products below `root` with images to learn from ("train") or to look at ("test"), as paths with forward slashes.
+
+    "." is `root` itself.
+    """
+    if not list_products(root) and _has_images(root, ".", split):
         return ["."]
     candidates = []
     for name, folder in subfolders(root).items():
@@ -95,12 +106,12 @@ def dataset_choices(root: Path) -> list[str]:
             candidates += [f"{name}/{product}" for product in list_products(folder)] or [name]
         except InvalidDatasetError:
             continue
-    return [name for name in candidates if _learnable(root, name)]
+    return [name for name in candidates if _has_images(root, name, split)]
 
 
-def _learnable(root: Path, name: str) -> bool:
+def _has_images(root: Path, name: str, split: str) -> bool:
     try:
-        return len(load_dataset(_below(root, name)).train) >= MIN_NORMALS
+        return len(getattr(load_dataset(_below(root, name)), split)) >= MIN_NORMALS
     except InvalidDatasetError:
         return False
 
@@ -126,7 +137,27 @@ def dataset_source(root: Path, name: str, job: Job) -> Source:
         )
     tests, outside = _inside(root, dataset.test.refs)
     title = dataset.product if name == "." else name
-    return Source(title, _images_only(normals), _images_only(tests), "dataset", (*notices, *outside))
+    return Source(title, _images_only(normals), _images_only(tests), "dataset", (*notices, *outside), name)
+
+
+def former_source(kind: str, key: str, config: Mapping[str, Any], root: Path | None) -> Source:
+    """The source that a fit with this config had, with the test images that can still be found."""
+    normals, tests = Split(SampleRef(name, Path(path)) for name, path in config["images"]), Split()
+    with suppress(AnomalyHubError):
+        if kind == "sample":
+            tests = sample_source(key).tests
+        elif kind == "dataset" and root is not None:
+            tests = _images_only(_inside(root, load_dataset(_below(root, key)).test.refs)[0])
+    return Source(config["product"], normals, tests, kind if tests else "upload", key=key if tests else "")
+
+
+def labelled_tests(root: Path, name: str) -> tuple[Dataset, list[SampleRef], list[str]]:
+    """A product below the data root, its test images with labels and masks, and notices about files outside the root.
+
+    Raises InvalidDatasetError when `name` is none, or climbs out of `root`.
+    """
+    dataset = load_dataset(_below(root, name))
+    return dataset, *_inside(root, dataset.test.refs)
 
 
 def some_tests(tests: Split) -> tuple[Split, str | None]:

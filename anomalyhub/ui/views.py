@@ -69,6 +69,17 @@ def notice_list(notices: Sequence[str]) -> str:
     return f'<ul class="ah-notices" role="status">{"".join(items)}</ul>'
 
 
+def progress_bar(fraction: float, text: str) -> str:
+    """How far a job is; fraction in [0, 1]."""
+    percent = round(100 * fraction)
+    return (
+        f'<div class="ah-progress" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" '
+        f'aria-label="{escape(text)}"><p>{escape(text)}<span>{percent} %</span></p>'
+        f'<div class="ah-bar"><span style="width:{percent}%"></span></div>'
+        "<p>It goes on if you close this page, and you find it here when you return.</p></div>"
+    )
+
+
 def stage(session: Session) -> str:
     """The right side before there are results: what there is and what to do next."""
     if session.source is None:
@@ -79,6 +90,8 @@ def stage(session: Session) -> str:
             _PICTOGRAM,
         )
     pictures = _normal_pictures(session)
+    if session.inspector is None and session.busy:
+        return _empty("Learning what is normal", "Then it can check unknown parts.", pictures)
     if session.inspector is None:
         return _empty("Now press Learn", "These normal images show what the product should look like.", pictures)
     calibration = session.inspector.calibration
