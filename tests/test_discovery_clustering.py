@@ -70,7 +70,7 @@ def test_base_classes_change_nothing():
         ({"patch_blocks": "0"}, "count from 1"),
         ({"weight_temperature": 0.0}, "weight_temperature must be above 0"),
         ({"references": 0}, "references must be at least 1"),
-        ({"descriptor": "pixels"}, "is not one of middle, class_token, tokens"),
+        ({"descriptor": "pixels"}, "is not one of salient, class_token, tokens"),
     ],
 )
 def test_settings_out_of_range(settings, message):

@@ -21,6 +21,7 @@ SETTINGS = {
     "anomalyncd": {**QUICK, "cache_views": 2},
     "anomalyncd paper": {**QUICK, "preset": "paper"},
     "clustering": {"embed_batch": 5},
+    "clustering not whitened": {"embed_batch": 5, "whiten_views": 0},
     "clustering anomaly_clustering": {"preset": "anomaly_clustering", "references": 4},
 }
 
@@ -208,7 +209,10 @@ def test_unusual_sets_work(name, subs):
 
 
 def test_the_number_of_classes_is_estimated(name):
-    model = unfitted(name, max_classes=5).fit(drawn(), n_novel="auto")
+    """Empty masks are one class, of which the estimate sees nothing."""
+    model = unfitted(name, max_classes=5).fit(drawn(5, ("good", "burn", "paint", "rust")), n_novel="auto")
+    assert 3 <= len(model.classes_) <= 5 and sorted(model.n_classes_curve_) == [3, 4, 5]
+    model = unfitted(name, max_classes=5).fit(drawn(6, ("burn", "paint")), n_novel="auto")
     assert 2 <= len(model.classes_) <= 5 and sorted(model.n_classes_curve_) == [2, 3, 4, 5]
 
 

@@ -11,8 +11,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anomalyhub.discovery import ClusteringConfig
 from anomalyhub.discovery.base import tensors
-from anomalyhub.discovery.descriptor import Descriptor, patch_novelty
-from anomalyhub.discovery.network import Network, TokenCache, Trunk, class_tokens, last_blocks
+from anomalyhub.discovery.descriptor import Descriptor, after, patch_novelty, salience, views_to_compare, whitening
+from anomalyhub.discovery.network import (
+    Adapter,
+    LastBlocks,
+    Network,
+    TokenCache,
+    Trunk,
+    descriptor_front,
+    unit_features,
+)
 from anomalyhub.discovery.views import plain_view
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.nn.mgvit import MaskGuidedViT
@@ -70,7 +78,7 @@ def test_variants_equal_the_plain_form(vit, batch, variant, layers):
     x, grid = guided.embed(batch[0])
     inside = guided.inside(batch[1], grid)
     for count in (1, 2, 4):
-        found = guided.tail(guided.trunk(x, inside, 4 - count), inside, last_blocks(guided, count))
+        found = guided.tail(guided.trunk(x, inside, 4 - count), inside, LastBlocks(guided, count).blocks)
         torch.testing.assert_close(found, last[:, 0], atol=2e-4, rtol=2e-4)
     tapped = guided.tapped(x, inside, {1, 3})
     assert sorted(tapped) == [1, 3]
@@ -104,18 +112,28 @@ def test_refused(vit, options):
 @pytest.mark.parametrize("train_blocks", [0, 1, 2])
 def test_only_what_should_train_gets_gradients(vit, batch, train_blocks):
     guided = MaskGuidedViT(vit)
-    network = Network(guided, train_blocks, 5, 2, 16, 8)
-    x, grid = guided.embed(batch[0])
-    inside = guided.inside(batch[1], grid)
-    x = guided.trunk(x, inside, 4 - len(network.blocks))
+    tail = LastBlocks(guided, train_blocks)
+    network = Network(tail, 5, 2, 16, 8)
+    x, inside = tail.front()(*batch)
     logits, projected = network(x, inside)
     assert logits.shape == (2, 3, 5) and projected.shape == (3, 8)
     (logits.sum() + projected[:, 0].sum()).backward()
-    assert len(network.blocks) == max(1, train_blocks)
-    assert all((p.grad is not None) == (train_blocks > 0) for p in network.blocks.parameters())
+    assert len(tail.blocks) == max(1, train_blocks)
+    assert all((p.grad is not None) == (train_blocks > 0) for p in tail.parameters())
     assert all(p.grad is not None for part in (network.heads, network.projection) for p in part.parameters())
     assert all(p.grad is None and not p.requires_grad for p in vit.parameters())
-    assert {name.split(".")[0] for name in network.state_dict()} == {"blocks", "heads", "projection"}
+    assert {name.split(".")[0] for name in network.state_dict()} == {"tail", "heads", "projection"}
+
+
+@pytest.mark.parametrize("train_blocks", [0, 1])
+def test_the_adapter_starts_as_the_descriptor(batch, train_blocks):
+    describe = Descriptor(MaskGuidedViT(tiny_vit()), ClusteringConfig())
+    front, tail = descriptor_front(describe), Adapter(96, train_blocks)
+    x, inside = front(*batch)
+    assert x.shape == (3, 1, 96) and inside.shape == (3, 0)
+    torch.testing.assert_close(unit_features(front, tail)(*batch), describe(*batch))
+    Network(tail, 5, 2, 16, 8)(x, inside)[0][..., 0].sum().backward()
+    assert (tail.weight.grad is not None) == (train_blocks > 0)
 
 
 def test_the_class_tokens_row_alone_costs_a_fraction_of_the_block():
@@ -136,7 +154,7 @@ def test_the_class_tokens_row_alone_costs_a_fraction_of_the_block():
 @pytest.fixture(scope="module")
 def trunk():
     backbone = tiny_transformer()
-    return Trunk(backbone, MaskGuidedViT(backbone), 3, ("crop", "flip", "rotate", "colour"))
+    return Trunk(backbone, LastBlocks(MaskGuidedViT(backbone), 1).front(), ("crop", "flip", "rotate", "colour"))
 
 
 def test_the_cache_holds_the_trunks_tokens(trunk):
@@ -151,7 +169,7 @@ def test_the_cache_holds_the_trunks_tokens(trunk):
     assert x.dtype == torch.float32 and cache.tokens.dtype == torch.float16 and torch.equal(inside, fresh_inside)
     torch.testing.assert_close(x, fresh, atol=2e-3, rtol=2e-3)
     assert not torch.equal(x[1], x[2]) and not inside[0].any() and inside[1].any()
-    network = Network(trunk.guided, 1, 4, 2, 16, 8).eval()
+    network = Network(LastBlocks(MaskGuidedViT(trunk.backbone), 1), 4, 2, 16, 8).eval()
     for kept, computed in zip(network(x, inside), network(fresh, fresh_inside), strict=True):
         torch.testing.assert_close(kept, computed, atol=5e-3, rtol=5e-3)
     expected = cache.tokens[0].numel() * 2 + cache.inside[0].numel()
@@ -174,7 +192,8 @@ def test_class_tokens_are_those_of_the_whole_network():
     assert (
         images.shape == (3, 3, 64, 64) and masks.shape == (3, 1, 64, 64) and set(masks.unique().tolist()) == {0.0, 1.0}
     )
-    found = class_tokens(guided, guided.vit.blocks[-2:])(images, masks)
+    tail = LastBlocks(guided, 2)
+    found = unit_features(tail.front(), tail)(images, masks)
     torch.testing.assert_close(found, F.normalize(guided(images, masks), dim=-1), atol=1e-4, rtol=1e-4)
 
 
@@ -206,12 +225,70 @@ def test_class_token_descriptor(batch):
     torch.testing.assert_close(found, F.normalize(guided(*batch), dim=-1))
 
 
-def test_middle_descriptor_taps_half_and_a_third_of_the_depth(batch):
-    vit = tiny_vit()
-    guided, depth = MaskGuidedViT(vit, 2), len(vit.blocks)
-    named = ClusteringConfig(descriptor="tokens", class_blocks=(depth // 2,), patch_blocks=(max(1, depth // 3),))
+@pytest.mark.parametrize(("depth", "blocks"), [(12, (8, 6)), (4, (3, 2)), (1, (1, 1))])
+def test_salient_descriptor_taps_two_thirds_and_half_of_the_depth(batch, depth, blocks):
+    guided = MaskGuidedViT(tiny_vit(depth=depth), 1)
+    named = ClusteringConfig(descriptor="tokens", class_blocks=blocks[:1], patch_blocks=blocks[1:], weights="salience")
     found, expected = (Descriptor(guided, config)(*batch) for config in (ClusteringConfig(), named))
     assert torch.equal(found, expected) and found.shape == (3, 96)
+
+
+def test_salience_is_the_distance_to_what_is_most_alike_outside():
+    rng = np.random.default_rng(0)
+    patches = torch.from_numpy(rng.normal(size=(1, 12, 5)).astype(np.float32))
+    coverage = torch.tensor([[1.0, 0.1, 0.6] + [0.0] * 9])
+    patches[0, 2] = 3 * patches[0, 7]  # covered, and just what is outside
+    found = salience(patches, coverage, power=2.0)
+    unit = (patches / patches.norm(dim=-1, keepdim=True))[0].numpy()
+    for patch in (0, 1):
+        expected = (1 - (unit[patch] @ unit[3:].T).max()) ** 2
+        assert float(found[0, patch]) == pytest.approx(expected, rel=1e-4), "however little of it is covered"
+    assert float(found[0, 2]) == pytest.approx(0, abs=1e-9)
+    assert not found[0, 3:].any()
+
+
+def test_salience_falls_back_to_the_coverage():
+    patches = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 8, 5)).astype(np.float32))
+    coverage = torch.full((3, 8), 0.5)
+    coverage[0, :4] = 0.0  # too few outside to tell what is usual
+    coverage[1] = 0.0  # no region
+    patches[2], coverage[2, 2:] = 1.0, 0.0  # all alike: nothing differs
+    assert torch.equal(salience(patches, coverage), coverage)
+
+
+# whitening
+
+
+def test_views_to_compare_are_spread_evenly():
+    rows, keys = views_to_compare(5, 12, seed=0)
+    assert sorted(np.bincount(rows, minlength=5)) == [2, 2, 2, 3, 3] and len(set(keys)) == 12 and min(keys) >= 5
+    assert [key % 5 for key in keys] == rows.tolist()
+    assert np.bincount(views_to_compare(5, 1000, seed=0)[0]).tolist() == [8] * 5  # at most 8 of each
+
+
+def test_whitening_damps_what_differs_between_views():
+    """Two kinds differ along the second axis; views differ along the first, ten times as much."""
+    rng = np.random.default_rng(0)
+    kinds = np.repeat([0.0, 0.3], 40)
+    plain_ones = np.stack([rng.normal(0, 1, 80), kinds + rng.normal(0, 0.02, 80), rng.normal(0, 0.02, 80)], axis=1)
+    rows = np.arange(160) % 80
+    views = plain_ones[rows] + rng.normal(0, [1, 0.02, 0.02], (160, 3))
+    linear = whitening(plain_ones, rows, views)
+    white = after(linear, plain_ones.astype(np.float32))
+    np.testing.assert_allclose(np.linalg.norm(white, axis=1), 1, atol=1e-5)
+    mapped_views = linear(torch.from_numpy((views - plain_ones[rows]).astype(np.float32))) - linear(torch.zeros(1, 3))
+    spread = mapped_views.std(0)
+    assert float(spread.max() / spread.min()) < 50 / 3  # it was 50
+    np.testing.assert_allclose(linear(torch.from_numpy(plain_ones.astype(np.float32))).mean(0), 0, atol=1e-4)
+    assert not any(parameter.requires_grad for parameter in linear.parameters())
+
+
+def test_whitening_of_equal_views_only_centres():
+    embeddings = np.array([[1.0, 0.0], [0.0, 3.0]], np.float32)
+    linear = whitening(embeddings, np.array([0, 1]), embeddings)
+    moved = linear(torch.from_numpy(embeddings)).numpy()
+    scale = moved[0, 0] / 0.5
+    np.testing.assert_allclose(moved, scale * (embeddings - embeddings.mean(axis=0)), atol=1e-5)
 
 
 def test_weights_by_coverage_and_by_distance(batch):

@@ -45,7 +45,7 @@ def stop_after(epochs):
 
 
 @pytest.mark.parametrize("epochs_done", [1, 3, 4])
-@pytest.mark.parametrize("settings", [{}, CACHED, {"train_blocks": 0, "head_init": "kmeans"}])
+@pytest.mark.parametrize("settings", [{}, CACHED, {"train_blocks": 0, "head_init": "kmeans"}, {"preset": "default"}])
 def test_a_resumed_run_is_the_undisturbed_one(settings, epochs_done, tmp_path):
     """Also in the middle of a cache generation, and with momentum; 4 is a run that was complete."""
     settings = {**settings, "epochs": 4}
@@ -127,8 +127,8 @@ def test_progress_names_the_terms():
 def test_which_blocks_train(settings, changes):
     fitted = model(**settings, lr=0.05).fit(drawn(2), n_novel=2)
     count = max(1, settings["train_blocks"])
-    assert len(fitted.blocks_) == count
-    for block, original in zip(fitted.blocks_, tiny_transformer().module.blocks[-count:], strict=True):
+    assert len(fitted.tail_.blocks) == count
+    for block, original in zip(fitted.tail_.blocks, tiny_transformer().module.blocks[-count:], strict=True):
         same = [torch.equal(a, b) for a, b in zip(block.parameters(), original.parameters(), strict=True)]
         assert all(same) != changes and not any(p.requires_grad for p in block.parameters())
 
@@ -148,6 +148,7 @@ def test_which_blocks_train(settings, changes):
         {"head_init": "kmeans"},
         {"augmentations": None},
         {"balance": 0.0},
+        {"descriptor": "salient"},
     ],
     ids=lambda settings: "-".join(f"{key}={value}" for key, value in settings.items()),
 )
@@ -156,6 +157,26 @@ def test_every_switch_of_the_ablations_changes_the_result(settings):
     switched = model(epochs=1, **settings).fit(drawn(2), BASE, BASE_LABELS, 2)
     assert not np.array_equal(plain.embeddings_, switched.embeddings_) or plain.head_losses_ != switched.head_losses_
     assert all(np.isfinite(value) for value in switched.history_[0].values())
+
+
+def test_the_default_trains_a_map_of_frozen_descriptors():
+    """It starts from whitened descriptors and stays near them; without training it is their k-means."""
+    subs = drawn(6)
+    moved, still = (
+        create_discoverer("anomalyncd", tiny_transformer(), settings={**QUICK, "train_blocks": blocks}).fit(
+            subs, n_novel=3
+        )
+        for blocks in (1, 0)
+    )
+    frozen = create_discoverer("clustering", tiny_transformer()).fit(subs, n_novel=3)
+    np.testing.assert_allclose(still.embeddings_, frozen.embeddings_, atol=1e-5)
+    assert np.array_equal(still.tail_.weight, np.eye(96)) and not np.array_equal(moved.tail_.weight, np.eye(96))
+    np.testing.assert_allclose(moved.whitening_.weight, frozen.whitening_.weight, atol=1e-6)
+    assert clustering_metrics(np.repeat(["good", "burn", "paint"], 6), moved.labels_)["f1"] == 1.0
+    plain = create_discoverer(
+        "anomalyncd", tiny_transformer(), settings={**QUICK, "train_blocks": 0, "whiten_views": 0}
+    ).fit(subs, n_novel=3)
+    assert plain.whitening_ is None and np.abs(plain.embeddings_ - still.embeddings_).max() > 0.1
 
 
 def test_without_base_classes_is_use_base_off():

@@ -19,15 +19,33 @@ from anomalyhub.discovery.base import (
     discoverers,
     report,
 )
+from anomalyhub.discovery.clustering import ClusteringConfig
+from anomalyhub.discovery.descriptor import (
+    Descriptor,
+    linear_arrays,
+    linear_from,
+    mapped,
+    views_to_compare,
+    whitening,
+)
 from anomalyhub.discovery.grouping import k_means, order_by_score
-from anomalyhub.discovery.network import Network, Trunk, class_tokens, last_blocks
+from anomalyhub.discovery.network import (
+    Adapter,
+    Front,
+    LastBlocks,
+    Network,
+    Trunk,
+    descriptor_front,
+    unit_features,
+)
 from anomalyhub.discovery.objective import Objective
 from anomalyhub.discovery.training import Training
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.protocols import Progress
 from anomalyhub.types import SubImage
 
-_TRAIN, _TRAINED = 0.05, 0.9  # where the progress bar stands when the training starts and ends
+# Where the progress bar stands when sub-images are described, views compared, the training started and ended.
+_DESCRIBED, _COMPARED, _TRAIN, _TRAINED = 0.05, 0.15, 0.2, 0.9
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,8 @@ class AnomalyNCDConfig(DiscoveryConfig):
 
     calibrate: bool = False  # probabilities at the student's temperature
     use_base: bool = True  # table IX
-    train_blocks: int = 1  # blocks at the end that train
+    descriptor: Literal["class_token", "salient"] = "class_token"  # what is classified: see `AnomalyNCD`
+    train_blocks: int = 1  # blocks at the end that train; with "salient", 0 freezes the linear map
     n_heads: int = 4  # published code
     head_init: Literal["random", "kmeans"] = "random"  # "kmeans": novel prototypes start at cluster centres
     projection_hidden: int = 2048  # published code
@@ -103,13 +122,31 @@ class AnomalyNCD(BaseDiscoverer):
     The kind with the first name collects sub-images with low anomaly scores, so it is the normal one if there is one.
     See `BaseDiscoverer` for the arguments and for the rest of what is fitted.
 
-    Fitted: blocks_ (the trained last blocks), history_ (losses and views per epoch), head_losses_ (H,) and head_ (the
-    head with the smallest clustering loss in the last epoch, which predicts), base_classes_ (names).
+    With `descriptor` "class_token", the method: the class token after the last block, which trains. With "salient", the
+    default here: what `Clustering` describes frozen (see ClusteringConfig), whitened by views with `whiten_views`, and
+    then a linear map, which trains.
+
+    Fitted: tail_ (the trained last blocks or the linear map), whitening_ (the frozen map before it, or None), history_
+    (losses and views per epoch), head_losses_ (H,) and head_ (the head with the smallest clustering loss in the last
+    epoch, which predicts), base_classes_ (names).
     """
 
     name = "anomalyncd"
     config_class = AnomalyNCDConfig
-    presets = {"paper": {}, "default": {"cache_views": 6, "cache_epochs": 25, "calibrate": True}}
+    presets = {
+        "paper": {},
+        "default": {
+            "descriptor": "salient",
+            "centre_crop": False,
+            "whiten_views": 1024,
+            "head_init": "kmeans",  # random ones do not get anywhere in 50 epochs at this learning rate
+            "projection_hidden": 512,
+            "weight_mean_entropy": 0.1,  # 4 makes classes equally large, which they are not
+            "cache_views": 4,
+            "cache_epochs": 50,
+            "calibrate": True,
+        },
+    }
 
     def fit(
         self,
@@ -139,12 +176,13 @@ class AnomalyNCD(BaseDiscoverer):
                 f"setting train_blocks is {self.config.train_blocks} and this transformer has "
                 f"{len(guided.vit.blocks)} blocks: give at most as many"
             )
-        n_novel, curve, network = self._start(unlabelled, n_novel, len(base_classes), guided, accelerator, progress)
+        front, tail, linear = self._front(unlabelled, guided, accelerator, progress)
+        n_novel, curve, network = self._start(
+            unlabelled, n_novel, len(base_classes), front, tail, accelerator, progress
+        )
         training = Training(
             network,
-            Trunk(
-                self._backbone(), guided, len(guided.vit.blocks) - len(network.blocks), self.config.augmentations or ()
-            ),
+            Trunk(self._backbone(), front, self.config.augmentations or ()),
             Objective(self.config, len(base_classes)),
             self.config,
             self.seed,
@@ -155,15 +193,15 @@ class AnomalyNCD(BaseDiscoverer):
             {**dataclasses.asdict(self.config), "n_novel": n_novel, "weights": self._backbone().fingerprint},
         )
         training.run(lambda done, text: report(progress, _TRAIN + (_TRAINED - _TRAIN) * done, text))
-        embedder = class_tokens(guided, network.blocks)
-        embeddings = self._shared(accelerator, embedder, unlabelled, False, progress, (_TRAINED, 0.95))
+        embedder = unit_features(front, tail)
+        embeddings = self._shared(accelerator, embedder, unlabelled, None, progress, (_TRAINED, 0.95))
         augmented = None
         if self.config.calibrate:
-            augmented = self._shared(accelerator, embedder, unlabelled, True, progress, (0.95, 1.0))
+            augmented = self._shared(accelerator, embedder, unlabelled, range(len(unlabelled)), progress, (0.95, 1.0))
         head = int(np.argmin(training.head_losses))
         prototypes = network.heads.prototypes[head, len(base_classes) :].detach().cpu().numpy()
         report(progress, 1.0, f"{n_novel} kinds among {len(unlabelled)} sub-images")  # the last that may raise
-        self.blocks_ = network.blocks.requires_grad_(False)
+        self.tail_, self.whitening_ = tail.requires_grad_(False), linear
         self.history_, self.head_, self.head_losses_ = training.history, head, training.head_losses
         self.base_classes_ = base_classes
         labels = (embeddings @ prototypes.T).argmax(axis=1)
@@ -185,41 +223,59 @@ class AnomalyNCD(BaseDiscoverer):
 
         return Accelerator(cpu=self._backbone().device.type == "cpu")
 
-    def _start(self, unlabelled, n_novel, n_base: int, guided, accelerator, progress):
+    def _front(self, unlabelled, guided, accelerator, progress) -> tuple[Front, Adapter | LastBlocks, Any]:
+        """What comes before what trains, what trains of the features, and the whitening (or None)."""
+        config = self.config
+        if config.descriptor == "class_token":
+            tail = LastBlocks(guided, config.train_blocks).to(self._backbone().device)
+            return tail.front(), tail, None
+        describe, linear = Descriptor(guided, ClusteringConfig()), None
+        embeddings = self._shared(
+            accelerator, describe, unlabelled[: None if config.whiten_views else 1], None, progress, (0.0, _DESCRIBED)
+        )
+        if config.whiten_views:
+            rows, keys = views_to_compare(len(unlabelled), config.whiten_views, self.seed)
+            shown = [unlabelled[row] for row in rows]
+            views = self._shared(accelerator, describe, shown, keys, progress, (_DESCRIBED, _COMPARED))
+            linear = whitening(embeddings, rows, views).to(self._backbone().device)
+        tail = Adapter(embeddings.shape[1], config.train_blocks).to(self._backbone().device)
+        return self._described(guided, linear), tail, linear
+
+    def _described(self, guided, linear) -> Front:
+        describe = Descriptor(guided, ClusteringConfig())
+        return descriptor_front(describe if linear is None else mapped(describe, linear))
+
+    def _start(self, unlabelled, n_novel, n_base: int, front, tail, accelerator, progress):
         """The number of novel classes, the curve it was read from, and the network before training."""
         config, curve, tokens = self.config, {}, None
         if n_novel == "auto" or config.head_init == "kmeans":
-            embedder = class_tokens(guided, last_blocks(guided, 0))
-            tokens = self._shared(accelerator, embedder, unlabelled, False, progress, (0.0, _TRAIN))
-            n_novel, curve = self._count(n_novel, tokens)
+            tokens = self._shared(
+                accelerator, unit_features(front, tail), unlabelled, None, progress, (_COMPARED, _TRAIN)
+            )
+            n_novel, curve = self._count(n_novel, tokens, unlabelled)
         n_novel = int(n_novel)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = Network(
-                guided,
-                config.train_blocks,
-                n_base + n_novel,
-                config.n_heads,
-                config.projection_hidden,
-                config.projection_out,
+                tail, n_base + n_novel, config.n_heads, config.projection_hidden, config.projection_out
             ).to(self._backbone().device)
         if config.head_init == "kmeans":
             for head in range(config.n_heads):
-                labels = order_by_score(k_means(tokens, n_novel, self.seed + head, n_init=1), unlabelled)
+                labels = order_by_score(k_means(tokens, n_novel, self.seed + head), unlabelled)
                 centres = np.stack([tokens[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
                 with torch.no_grad():
                     network.heads.weight[head, n_base : n_base + len(centres)] = torch.from_numpy(centres)
         return n_novel, curve, network
 
-    def _shared(self, accelerator, embedder, sub_images, augmented: bool, progress, span: tuple[float, float]):
-        """`_embed`, each process its part."""
+    def _shared(self, accelerator, embedder, sub_images, keys, progress, span: tuple[float, float]):
+        """`_embed` of the plain views, or with `keys` of random ones, each process its part."""
         count, world = len(sub_images), accelerator.num_processes
         own = [index % count for index in range(accelerator.process_index, -(-count // world) * world, world)]
-        text = "comparing views" if augmented else "describing sub-images"
+        text = "describing sub-images" if keys is None else "comparing views"
         part = self._embed(
             embedder,
             [sub_images[index] for index in own],
-            keys=own if augmented else None,
+            keys=None if keys is None else [keys[index] for index in own],
             tick=lambda done: report(progress, span[0] + (span[1] - span[0]) * done, text),
         )
         if world == 1:
@@ -230,7 +286,12 @@ class AnomalyNCD(BaseDiscoverer):
         )
 
     def _embedder(self) -> Embedder:
-        return class_tokens(self._guided(), self.blocks_)
+        return unit_features(self._before(), self.tail_)
+
+    def _before(self) -> Front:
+        if isinstance(self.tail_, LastBlocks):
+            return self.tail_.front()
+        return self._described(self._guided(), self.whitening_)
 
     def _extra_config(self) -> dict[str, Any]:
         return {
@@ -241,11 +302,18 @@ class AnomalyNCD(BaseDiscoverer):
         }
 
     def _extra_arrays(self) -> dict[str, np.ndarray]:
-        return {f"blocks.{name}": value.cpu().numpy() for name, value in self.blocks_.state_dict().items()}
+        tail = {f"tail.{name}": value.cpu().numpy() for name, value in self.tail_.state_dict().items()}
+        return tail | linear_arrays("whitening", self.whitening_)
 
     def _restore(self, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.history_, self.head_ = config["history"], int(config["head"])
         self.head_losses_, self.base_classes_ = config["head_losses"], tuple(config["base_classes"])
-        self.blocks_ = last_blocks(self._guided(), self.config.train_blocks).requires_grad_(False)
-        state = {name[7:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("blocks.")}
-        self.blocks_.load_state_dict(state)
+        state = {name[5:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("tail.")}
+        device = self._backbone().device
+        if self.config.descriptor == "class_token":
+            tail: LastBlocks | Adapter = LastBlocks(self._guided(), self.config.train_blocks)
+        else:
+            tail = Adapter(len(state["weight"]), self.config.train_blocks)
+        tail.load_state_dict(state)
+        self.tail_ = tail.requires_grad_(False).to(device)
+        self.whitening_ = linear_from("whitening", arrays, device)

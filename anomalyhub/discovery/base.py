@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import typing
 from abc import ABC, abstractmethod
@@ -24,7 +25,7 @@ from anomalyhub.nn.mgvit import MaskGuidedViT, MaskTokens
 from anomalyhub.protocols import Progress
 from anomalyhub.registry import Registry
 from anomalyhub.state import read_state, write_state
-from anomalyhub.types import ClassProbs, SubImage
+from anomalyhub.types import GOOD, ClassProbs, SubImage
 
 discoverers: Registry = Registry("discoverer")
 
@@ -41,6 +42,7 @@ class DiscoveryConfig:
     mask_tokens: MaskTokens = "class"  # table IV
     inside: float = 0.5  # share of a patch that the mask must cover, equation 3
     centre_crop: bool = True  # predict on the middle 224 of 256 pixels (published code)
+    whiten_views: int = 0  # augmented views that teach which differences do not count, see `whitening` (product option)
     symmetries: int = 1  # embeddings are averaged over so many of a square's 8 (product option)
     merge: Merge = "area"  # table VII
     merge_temperature: float = 100.0  # T of equation 10: 100 for MVTec AD, 50 for MTD
@@ -51,8 +53,9 @@ class DiscoveryConfig:
     embed_batch: int = 16  # sub-images at a time
 
     def __post_init__(self):
-        if self.mask_layers < 0:
-            raise InvalidArgumentError(f"setting mask_layers must not be negative, got {self.mask_layers}")
+        for name in ("mask_layers", "whiten_views"):
+            if getattr(self, name) < 0:
+                raise InvalidArgumentError(f"setting {name} must not be negative, got {getattr(self, name)}")
         for name in ("inside", "known"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise InvalidArgumentError(f"setting {name} is a share in (0, 1], got {getattr(self, name)}")
@@ -135,6 +138,43 @@ class BaseDiscoverer(ABC):
         probs[rows, best], probs[rows, self.labels_] = own, largest
         regions = ClassProbs(probs, self.classes_)
         return self._merged(regions, np.zeros(len(probs), bool), images, self.areas_, self.scores_)
+
+    def relabelled(
+        self,
+        labels: Sequence[str | None],
+        more: tuple[np.ndarray, Sequence[float], Sequence[float]] | None = None,
+    ) -> BaseDiscoverer:
+        """A fitted copy that knows the classes which a person gave to the fit's sub-images; nothing is trained.
+
+        labels  the class of each row of embeddings_, and then of `more`; None leaves it out
+        more    embeddings (M, D), areas and scores of other sub-images; one of the fit that comes again replaces it
+        classes_ are "good" where it is there and then the others by name, prototypes_ their mean embeddings, of length
+        1 where the method's are. The limits of what is known are found anew, the temperature is kept.
+        Raises InvalidArgumentError for another number of labels, or when all are None.
+        """
+        self._fitted()
+        known = self.embeddings_, self.areas_, self.scores_
+        if more is not None:
+            known = tuple(np.concatenate(pair) for pair in zip(known, more, strict=True))
+        if len(labels) != len(known[0]):
+            raise InvalidArgumentError(f"labels must have one entry per sub-image ({len(known[0])}), got {len(labels)}")
+        if more is not None:  # a distance of 0 to itself would be the limit of what is known
+            again = _repeated((self.embeddings_, self.areas_, self.scores_), more)
+            labels = [None if row in again else label for row, label in enumerate(labels)]
+        kept = [row for row, label in enumerate(labels) if label is not None]
+        names = sorted({labels[row] for row in kept}, key=lambda name: (name != GOOD, name))
+        if not names:
+            raise InvalidArgumentError("no sub-image of the fit has a class: give at least one of them one")
+        rows, embeddings = np.array([names.index(labels[row]) for row in kept], np.int64), known[0][kept]
+        prototypes = np.stack([embeddings[rows == number].mean(axis=0) for number in range(len(names))])
+        if np.allclose(np.linalg.norm(self.prototypes_, axis=1), 1.0, atol=1e-4):  # its temperature is for cosines
+            prototypes /= np.maximum(np.linalg.norm(prototypes, axis=1, keepdims=True), 1e-12)
+        copied = copy.copy(self)
+        copied.classes_, copied.labels_, copied.embeddings_ = tuple(names), rows, embeddings
+        copied.prototypes_ = prototypes
+        copied.areas_, copied.scores_ = known[1][kept], known[2][kept]
+        copied.familiarity_ = Familiarity.of(embeddings, rows, len(names), self.config.known)
+        return copied
 
     def save(self, folder: Path) -> None:
         """Write config.json and state.safetensors into `folder`."""
@@ -249,11 +289,21 @@ class BaseDiscoverer(ABC):
         rng = np.random.default_rng((self.seed, _CALIBRATION, key))
         return augmented_view(sub_image, self._backbone().size, self.config.augmentations or (), rng)
 
-    def _count(self, n_novel: int | str, embeddings: np.ndarray) -> tuple[int, dict[int, float]]:
-        """The number of classes and, for "auto", the curve that it was read from."""
+    def _count(
+        self, n_novel: int | str, embeddings: np.ndarray, sub_images: Sequence[SubImage]
+    ) -> tuple[int, dict[int, float]]:
+        """The number of classes and, for "auto", the curve that it was read from.
+
+        Sub-images with an empty mask are one class, the normal one, and do not hide the others' structure.
+        """
         if n_novel != "auto":
             return int(n_novel), {}
-        return estimate_n_classes(embeddings, self.config.max_classes, seed=self.seed)
+        marked = np.array([sub_image.area_px > 0 for sub_image in sub_images])
+        normal = 0 if marked.all() or marked.sum() < 3 else 1
+        if normal:
+            embeddings = embeddings[marked]
+        count, curve = estimate_n_classes(embeddings, max(2, self.config.max_classes - normal), seed=self.seed)
+        return count + normal, {k + normal: value for k, value in curve.items()}
 
     def _logits(self, embeddings: np.ndarray) -> np.ndarray:
         """Minus half the squared distances to the prototypes (N, K); for unit vectors, cosines minus 1."""
@@ -316,6 +366,19 @@ def _areas_and_scores(sub_images: Sequence[SubImage]) -> tuple[np.ndarray, np.nd
         np.array([sub_image.area_px for sub_image in sub_images], np.float64),
         np.array([sub_image.score for sub_image in sub_images], np.float64),
     )
+
+
+def _repeated(known: Sequence[np.ndarray], more: Sequence[Sequence]) -> set[int]:
+    """Rows of `known` (embeddings, areas, scores) that `more` has too, one for each of its own."""
+    embeddings, areas, scores = known
+    rounding, found = 1e-3 * float(np.linalg.norm(embeddings, axis=1).max()), set()
+    for embedding, area, score in zip(*more, strict=True):
+        alike = np.flatnonzero((areas == area) & np.isclose(scores, score, rtol=0, atol=1e-3))
+        alike = [row for row in alike.tolist() if row not in found]
+        apart = np.linalg.norm(embeddings[alike] - embedding, axis=1)
+        if alike and apart.min() <= rounding:
+            found.add(alike[int(apart.argmin())])
+    return found
 
 
 def _damaged(folder: Path, error: Exception) -> InvalidModelError:

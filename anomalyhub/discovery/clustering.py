@@ -19,7 +19,15 @@ from anomalyhub.discovery.base import (
     report,
     tensors,
 )
-from anomalyhub.discovery.descriptor import Descriptor
+from anomalyhub.discovery.descriptor import (
+    Descriptor,
+    after,
+    linear_arrays,
+    linear_from,
+    mapped,
+    views_to_compare,
+    whitening,
+)
 from anomalyhub.discovery.grouping import k_means, order_by_score
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.protocols import Progress
@@ -30,21 +38,23 @@ from anomalyhub.types import SubImage
 class ClusteringConfig(DiscoveryConfig):
     """Settings of Clustering.
 
-    descriptor  "middle": the class token after half of the blocks and the patches after a third of them, where defects
-                differ most; "class_token": of the last block, after the norm, as AnomalyNCD uses it; "tokens": what
-                `class_blocks` and `patch_blocks` name (the middle block's patches if neither does). Each part is
-                scaled to length 1, concatenated and scaled again
-    weights     of the patches in their average: "mask" is the share of the patch that the mask covers; "distance" and
-                "coverage" are a softmax at `weight_temperature` over how abnormal a patch is, by its mean distance to
-                the nearest patch of each reference sub-image (Sohn et al., WACV 2023, without labels), or by that
-                share. An empty mask averages to zero with "mask", to all patches with the others
+    descriptor  "salient": the class token after two thirds of the blocks and the patches after half of them, by their
+                "salience"; "class_token": of the last block, after the norm, as the published AnomalyNCD uses it;
+                "tokens": what `class_blocks` and `patch_blocks` name (the middle block's patches if neither does).
+                Each part is scaled to length 1, concatenated and scaled again
+    weights     of the patches in their average: "mask" is the share of the patch that the mask covers; "salience" how
+                much it differs from every patch outside of the mask, see `salience`; "distance" and "coverage" are a
+                softmax at `weight_temperature` over how abnormal a patch is, by its mean distance to the nearest patch
+                of each reference sub-image (Sohn et al., WACV 2023, without labels), or by that share. An empty mask
+                averages to zero with "mask" and "salience", to all patches with the others
     """
 
     algorithm: Literal["kmeans", "agglomerative"] = "kmeans"  # the latter with Ward's linkage
-    descriptor: Literal["middle", "class_token", "tokens"] = "middle"
+    descriptor: Literal["salient", "class_token", "tokens"] = "salient"
     class_blocks: tuple[int, ...] | None = None  # 1-based blocks whose class tokens are taken
     patch_blocks: tuple[int, ...] | None = None  # 1-based blocks whose patch tokens are averaged
-    weights: Literal["mask", "coverage", "distance"] = "mask"
+    weights: Literal["mask", "salience", "coverage", "distance"] = "mask"
+    salience: float = 3.0  # power of what the weights by salience are
     weight_temperature: float = 0.1
     references: int = 32  # sub-images that "distance" compares with
     n_init: int = 10  # starts of k-means
@@ -53,6 +63,8 @@ class ClusteringConfig(DiscoveryConfig):
         super().__post_init__()
         if min((*(self.class_blocks or ()), *(self.patch_blocks or ())), default=1) < 1:
             raise InvalidArgumentError("settings class_blocks and patch_blocks count from 1: give for example 3,6")
+        if not self.salience > 0:
+            raise InvalidArgumentError(f"setting salience must be above 0, got {self.salience}")
         if not self.weight_temperature > 0:
             raise InvalidArgumentError(f"setting weight_temperature must be above 0, got {self.weight_temperature}")
         for name in ("references", "n_init"):
@@ -73,7 +85,7 @@ class Clustering(BaseDiscoverer):
     name = "clustering"
     config_class = ClusteringConfig
     presets = {
-        "default": {"centre_crop": False},
+        "default": {"centre_crop": False, "whiten_views": 1024},
         "anomaly_clustering": {
             "algorithm": "agglomerative",
             "descriptor": "tokens",
@@ -103,25 +115,43 @@ class Clustering(BaseDiscoverer):
         references = self._references(descriptor, unlabelled) if descriptor.needs_references else None
         descriptor = self._descriptor(references)
         half = 0.5 if self.config.calibrate else 0.9
-        embeddings = self._embed(
-            descriptor, unlabelled, tick=lambda share: report(progress, half * share, "describing sub-images")
-        )
+        embedder, linear, embeddings = self._described(descriptor, unlabelled, half, progress)
         report(progress, half, "clustering")
-        count, curve = self._count(n_novel, embeddings)
+        count, curve = self._count(n_novel, embeddings, unlabelled)
         labels = order_by_score(self._cluster(embeddings, count), unlabelled)
         centres = np.stack([embeddings[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
         augmented = None
         if self.config.calibrate:
             augmented = self._embed(
-                descriptor,
+                embedder,
                 unlabelled,
                 keys=range(len(unlabelled)),
                 tick=lambda share: report(progress, half + (1 - half) * share, "comparing views"),
             )
         report(progress, 1.0, f"{len(centres)} kinds among {len(labels)} sub-images")  # the last that may raise
-        self.references_ = references
+        self.references_, self.whitening_ = references, linear
         self._finish(unlabelled, embeddings, labels, centres, augmented, 1.0, curve)
         return self
+
+    def _described(
+        self, descriptor: Descriptor, sub_images: Sequence[SubImage], end: float, progress: Progress | None
+    ) -> tuple[Embedder, torch.nn.Linear | None, np.ndarray]:
+        """The embedder with its whitening, the whitening itself (or None), and the sub-images' embeddings."""
+        middle = end / 2 if self.config.whiten_views else end
+        embeddings = self._embed(
+            descriptor, sub_images, tick=lambda share: report(progress, middle * share, "describing sub-images")
+        )
+        if not self.config.whiten_views:
+            return descriptor, None, embeddings
+        rows, keys = views_to_compare(len(sub_images), self.config.whiten_views, self.seed)
+        views = self._embed(
+            descriptor,
+            [sub_images[row] for row in rows],
+            keys=keys,
+            tick=lambda share: report(progress, middle + (end - middle) * share, "comparing views"),
+        )
+        linear = whitening(embeddings, rows, views).to(self._backbone().device)
+        return mapped(descriptor, linear), linear, after(linear, embeddings)
 
     def _cluster(self, embeddings: np.ndarray, count: int) -> np.ndarray:
         """(N,) labels from 0."""
@@ -145,10 +175,13 @@ class Clustering(BaseDiscoverer):
         return Descriptor(self._guided(), self.config, bank)
 
     def _embedder(self) -> Embedder:
-        return self._descriptor(self.references_)
+        descriptor = self._descriptor(self.references_)
+        return descriptor if self.whitening_ is None else mapped(descriptor, self.whitening_)
 
     def _extra_arrays(self) -> dict[str, np.ndarray]:
-        return {} if self.references_ is None else {"references": self.references_}
+        references = {} if self.references_ is None else {"references": self.references_}
+        return references | linear_arrays("whitening", self.whitening_)
 
     def _restore(self, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.references_ = arrays.get("references")
+        self.whitening_ = linear_from("whitening", arrays, self._backbone().device)

@@ -17,57 +17,101 @@ from anomalyhub.nn.heads import CosineHeads, ProjectionHead
 from anomalyhub.nn.mgvit import MaskGuidedViT
 from anomalyhub.types import SubImage
 
+#: Normalised images (B, 3, S, S) and masks (B, 1, S, S) to what the trained part starts from: x (B, T, D) and
+#: inside (B, P).
+Front = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-class Network(nn.Module):
-    """Copies of the transformer's last blocks, the classification heads and the projection.
 
-    blocks of the backbone itself are left as they are: others use it too. With `train_blocks` 0 the copy of the last
-    block is frozen, and only what follows it trains.
+class LastBlocks(nn.Module):
+    """Copies of the transformer's last blocks: from the tokens before them to class tokens.
+
+    The blocks of the backbone itself are left as they are: others use it too. With `train_blocks` 0 the copy of the
+    last block is frozen.
     """
 
-    def __init__(self, guided: MaskGuidedViT, train_blocks: int, n_classes: int, n_heads: int, hidden: int, out: int):
+    def __init__(self, guided: MaskGuidedViT, train_blocks: int):
         super().__init__()
         self._guided = (guided,)  # in a tuple it is no submodule: neither trained nor saved
-        self.blocks = last_blocks(guided, train_blocks)
-        dim = self.blocks[-1].attn.proj.out_features
-        self.heads = CosineHeads(dim, n_classes, n_heads)
-        self.projection = ProjectionHead(dim, hidden, out)
+        blocks = guided.vit.blocks
+        copies = copy.deepcopy(list(blocks)[len(blocks) - max(1, train_blocks) :])
+        self.blocks = nn.ModuleList(copies).requires_grad_(train_blocks > 0)
+        self.dim = self.blocks[-1].attn.proj.out_features
+
+    def forward(self, x: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        """Trunk tokens (B, T, D) and inside (B, P) to class tokens (B, D)."""
+        return self._guided[0].tail(x, inside, self.blocks)
+
+    def front(self) -> Front:
+        """The frozen blocks before these."""
+        guided = self._guided[0]
+        stop = len(guided.vit.blocks) - len(self.blocks)
+
+        def tokens(images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            x, grid = guided.embed(images)
+            inside = guided.inside(masks, grid)
+            return guided.trunk(x, inside, stop), inside
+
+        return tokens
+
+
+class Adapter(nn.Linear):
+    """A linear map of frozen descriptors that starts as the identity; with `train_blocks` 0 it stays that."""
+
+    def __init__(self, dim: int, train_blocks: int):
+        super().__init__(dim, dim, bias=False)
+        self.dim = dim
+        nn.init.eye_(self.weight)
+        self.requires_grad_(train_blocks > 0)
+
+    def forward(self, x: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        """Descriptors (B, 1, D) to (B, D)."""
+        return super().forward(x[:, 0])
+
+
+def descriptor_front(describe: Embedder) -> Front:
+    """What an Adapter starts from."""
+
+    def described(images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = describe(images, masks)[:, None]
+        return x, torch.zeros(len(x), 0, dtype=torch.bool, device=x.device)
+
+    return described
+
+
+class Network(nn.Module):
+    """What trains: the tail (LastBlocks or Adapter), the classification heads and the projection."""
+
+    def __init__(self, tail: LastBlocks | Adapter, n_classes: int, n_heads: int, hidden: int, out: int):
+        super().__init__()
+        self.tail = tail
+        self.heads = CosineHeads(tail.dim, n_classes, n_heads)
+        self.projection = ProjectionHead(tail.dim, hidden, out)
 
     def forward(self, x: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Trunk tokens (B, T, D) and inside (B, P) to logits (H, B, C) and unit projections (B, out)."""
-        cls = self._guided[0].tail(x, inside, self.blocks).float()
-        with torch.autocast(cls.device.type, enabled=False):  # a cosine over 0.1 needs more than 8 bits
-            return self.heads(F.normalize(cls, dim=-1)), self.projection(cls)
+        """What a Front gives to logits (H, B, C) and unit projections (B, out)."""
+        features = self.tail(x, inside).float()
+        with torch.autocast(features.device.type, enabled=False):  # a cosine over 0.1 needs more than 8 bits
+            return self.heads(F.normalize(features, dim=-1)), self.projection(features)
 
 
-def last_blocks(guided: MaskGuidedViT, train_blocks: int) -> nn.ModuleList:
-    """A copy of the last `train_blocks` blocks that can be trained; of the last one, frozen, for 0."""
-    blocks = guided.vit.blocks
-    copies = copy.deepcopy(list(blocks)[len(blocks) - max(1, train_blocks) :])
-    return nn.ModuleList(copies).requires_grad_(train_blocks > 0)
-
-
-def class_tokens(guided: MaskGuidedViT, blocks: Sequence[nn.Module]) -> Embedder:
-    """Unit class tokens with `blocks` in place of the last ones."""
+def unit_features(front: Front, tail: LastBlocks | Adapter) -> Embedder:
+    """Both together, as unit vectors."""
 
     @torch.no_grad()
     def embed(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        x, grid = guided.embed(images)
-        inside = guided.inside(masks, grid)
-        x = guided.trunk(x, inside, len(guided.vit.blocks) - len(blocks))
-        return F.normalize(guided.tail(x, inside, blocks).float(), dim=-1)
+        return F.normalize(tail(*front(images, masks)).float(), dim=-1)
 
     return embed
 
 
 class Trunk:
-    """Tokens of augmented views after the frozen blocks.
+    """Augmented views after the frozen front.
 
     views_run  how many views it was run for so far
     """
 
-    def __init__(self, backbone: Any, guided: MaskGuidedViT, stop: int, augmentations: Sequence[str]):
-        self.backbone, self.guided, self.stop, self.augmentations = backbone, guided, stop, augmentations
+    def __init__(self, backbone: Any, front: Front, augmentations: Sequence[str]):
+        self.backbone, self.front, self.augmentations = backbone, front, augmentations
         self.views_run = 0
 
     @torch.no_grad()
@@ -78,11 +122,8 @@ class Trunk:
             augmented_view(sub_image, side, self.augmentations, np.random.default_rng(key))
             for sub_image, key in zip(sub_images, keys, strict=True)
         ]
-        images, masks = tensors(self.backbone, views)
-        x, grid = self.guided.embed(images)
-        inside = self.guided.inside(masks, grid)
         self.views_run += len(views)
-        return self.guided.trunk(x, inside, self.stop), inside
+        return self.front(*tensors(self.backbone, views))
 
     def bytes_per_view(self, sub_image: SubImage) -> int:
         """What a cache needs for one view."""
