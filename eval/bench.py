@@ -9,8 +9,8 @@ from pathlib import Path
 from common import shared
 
 HERE = Path(__file__).parent
-ALL = ("metrics", "coreset", "predict", "backbone", "detection", "mebin", "discovery", "app")
-NEEDS_SHARED = ("coreset", "predict", "backbone", "detection", "mebin", "discovery")
+ALL = ("metrics", "coreset", "predict", "backbone", "detection", "mebin", "discovery", "chain", "app")
+NEEDS_SHARED = ("coreset", "predict", "backbone", "detection", "mebin", "discovery", "chain")
 
 
 def main(names: list[str]) -> int:

@@ -37,6 +37,7 @@ def speed_rows() -> list[str]:
     narrow, full, speed = coreset["projected_128"], coreset["full_384"], metrics["speed"]
     growth = ", ".join(f"{row['n'] // 1000}k {row['seconds']:.1f} s" for row in coreset["growth"])
     exact = result("detection")["mtd_resnet18"]["exact_search"]
+    mebin = result("mebin")["speed"][0]
     auto, error = predict["auto"], max(speed["ours"]["aupro_error"], speed["ours"]["ap_error"])
     rows = {
         f"coreset, {coreset['n']:,} patches to 10 %, against one distance update per pick": (
@@ -58,6 +59,10 @@ def speed_rows() -> list[str]:
             f"{speed['ratio']:.0f} times faster, exact within {error:.0e}",
             "bench_metrics.py",
         ),
+        f"MEBin at {mebin['size']} x {mebin['size']}, one thread, against 64 erosions and labelings": (
+            f"{mebin['ratio']:.0f} times faster, {mebin['ratio_full']:.0f} times the whole published loop; identical",
+            "bench_mebin.py",
+        ),
         "app: page shown, sample fitted, sample checked": (
             f"{app['page_seconds']:.0f} s, {app['fitted_seconds']:.0f} s, "
             f"{app['checked_seconds']:.0f} s after the start",
@@ -78,6 +83,43 @@ def alarm_rows() -> list[str]:
                 f"| {data} | {backbone} | {point['chosen']:.0%} | {point['false_alarm_rate']:.1%} "
                 f"| {point['escape_rate']:.1%} |"
             )
+    return rows
+
+
+def kinds_rows() -> list[str]:
+    """Which kinds of defect, with ground-truth masks (an oracle of where) and through the whole chain."""
+    masks, chain = result("discovery"), result("chain")
+    rows = ["| regions | data | method | NMI | ARI | F1 | seconds |", "|---|---|---|---|---|---|---|"]
+    paper = masks.get("paper", {})
+    tables = [("ground-truth masks", name, masks["clustering"][name]) for name in ("mtd", "leather")]
+    tables += [("ground-truth masks", name, masks["ncd"][name]) for name in ("mtd", "leather")]
+    tables += [("ground-truth masks", "mtd", {"anomalyncd, preset paper, vit_tiny": paper})] * bool(paper)
+    tables += [(key.partition(", ")[2], key.partition(", ")[0], row) for key, row in chain.items() if ", " in key]
+    for regions, data, table in tables:
+        for method, row in table.items():
+            if isinstance(row, dict) and "nmi" in row:
+                figures = " | ".join(f"{row[key]:.3f}" for key in ("nmi", "ari", "f1"))
+                rows.append(f"| {regions} | {data} | {method} | {figures} | {row['seconds']:.0f} |")
+    return rows
+
+
+def inductive_rows() -> list[str]:
+    rows = ["| method | NMI, ARI, F1 of the half that was fitted | of the other half |", "|---|---|---|"]
+    for method, halves in result("discovery")["inductive"].items():
+        if method != "measured":
+            cells = [", ".join(f"{half[key]:.3f}" for key in ("nmi", "ari", "f1")) for half in halves.values()]
+            rows.append(f"| {method} | {' | '.join(cells)} |")
+    return rows
+
+
+def auto_rows() -> list[str]:
+    rows = ["| data | kinds | auto, three seeds |", "|---|---|---|"]
+    for data, row in result("discovery")["auto"].items():
+        if data != "measured":
+            found = "; ".join(
+                f"{name} {', '.join(map(str, counts))}" for name, counts in row.items() if name != "classes"
+            )
+            rows.append(f"| {data} | {row['classes']} | {found} |")
     return rows
 
 
@@ -130,6 +172,7 @@ def _auroc(mine: float, theirs: float) -> tuple[str, str, str]:
 
 def main() -> None:
     print("\n".join(detection_rows()), "\n".join(speed_rows()), "\n".join(alarm_rows()), sep="\n\n")
+    print("", "\n".join(kinds_rows()), "", "\n".join(inductive_rows()), "", "\n".join(auto_rows()), sep="\n")
     print("", "\n".join(backbone_rows()), "", "\n".join(depth_rows()), sep="\n")
 
 
