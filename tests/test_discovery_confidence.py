@@ -10,7 +10,7 @@ from discovery_helpers import sub_image
 
 from anomalyhub.discovery import estimate_n_classes
 from anomalyhub.discovery.confidence import Familiarity, agreement_temperature, softmax
-from anomalyhub.discovery.grouping import k_means, order_by_score
+from anomalyhub.discovery.grouping import _finest_peak, k_means, order_by_score
 from anomalyhub.errors import InvalidArgumentError
 
 
@@ -93,6 +93,27 @@ def test_groups_of_other_sizes_and_widths_are_found(rng):
     tokens = blobs(rng, [120, 25, 25, 40, 15], [0.1, 0.3, 0.2, 0.3, 0.2])
     found, curve = estimate_n_classes(tokens, 9)
     assert abs(found - 5) <= 1 and all(-1 <= value <= 1 for value in curve.values())
+
+
+def test_a_coarse_split_does_not_hide_the_finer_one():
+    """Two families far apart, of two and of three kinds: two is as stable as five."""
+    rng = np.random.default_rng(3)
+    kinds = np.concatenate([rng.normal(size=(2, 24)), 4 + rng.normal(size=(3, 24))])
+    found, curve = estimate_n_classes(np.repeat(kinds, 30, axis=0) + 0.2 * rng.normal(size=(150, 24)), 9)
+    assert found == 5 and curve[2] == max(curve.values())
+
+
+@pytest.mark.parametrize(
+    ("means", "found"),
+    [
+        ([0.9, 0.5, 0.8, 0.6, 0.62], 2),  # the peak regains three quarters; the later one is noise
+        ([1.0, 0.5, 0.6, 0.5, 0.6], 0),  # no peak regains half
+        ([0.3, 0.5, 0.8, 0.79, 0.6], 3),  # as good as the best
+        ([0.7, 0.7, 0.7, 0.7, 0.7], 4),
+    ],
+)
+def test_the_finest_peak(means, found):
+    assert _finest_peak(np.array(means), np.full(5, 0.02)) == found
 
 
 def test_many_embeddings_are_counted_in_seconds(rng):

@@ -14,7 +14,7 @@ from scipy import ndimage
 import anomalyhub
 from anomalyhub.data import load_dataset
 from anomalyhub.errors import InvalidArgumentError, InvalidModelError, NotFittedError, UnknownNameError
-from anomalyhub.regions import Binarizer, FixedThreshold, MEBin, OtsuThreshold
+from anomalyhub.regions import Binarizer, FixedThreshold, MEBin, OtsuThreshold, components
 from anomalyhub.regions.components import component_counts
 from anomalyhub.regions.mebin import stable_interval
 from anomalyhub.types import AnomalyMap
@@ -107,6 +107,16 @@ kinds, seeds, sides = st.sampled_from(KINDS), st.integers(0, 10_000), st.integer
 # ---------------------------------------------------------------------------------------------------- counting
 
 
+def assert_counts(image: np.ndarray) -> None:
+    """By blocks of pixels and by single pixels, whichever the map would be counted by, those of labelling."""
+    expected = labelled(image)
+    for blocks_per_link in (1e-9, 1e9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(components, "_ROUGH", blocks_per_link)
+            assert component_counts(image).tolist() == expected
+    assert component_counts(image).tolist() == expected
+
+
 @settings(max_examples=150)
 @given(kind=kinds, height=sides, width=sides, seed=seeds, kernel=st.sampled_from([1, 2, 6]))
 @example(kind="constant", height=1, width=1, seed=255, kernel=1)
@@ -114,8 +124,41 @@ kinds, seeds, sides = st.sampled_from(KINDS), st.integers(0, 10_000), st.integer
 @example(kind="noise", height=37, width=1, seed=0, kernel=1)
 @example(kind="two values", height=40, width=40, seed=1, kernel=1)
 def test_counts_are_those_of_labelling(kind, height, width, seed, kernel):
-    image = cv2.erode(picture(kind, (height, width), seed), np.ones((kernel, kernel), np.uint8))
-    assert component_counts(image).tolist() == labelled(image)
+    assert_counts(cv2.erode(picture(kind, (height, width), seed), np.ones((kernel, kernel), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("9..", "..8"),  # near, but not touching
+        ("9..", ".8."),
+        ("9...", "...8"),
+        ("9.8", "999"),
+        ("4.4.", ".9.9", "5.5."),
+        ("9..9", ".22.", ".22.", "9..9"),  # joined at 2 by the middle
+        ("9..9", "....", "9..9"),
+        (".9..", "9...", "...8", "..8."),  # two diagonals with one step between
+        ("3333", "3993", "3113", "3993"),
+    ],
+)
+def test_counts_wherever_the_blocks_fall(rows):
+    drawn = np.array([[int(c.replace(".", "0")) for c in row] for row in rows], np.uint8)
+    for top, left in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        for image in (drawn, drawn.T, drawn[:, ::-1]):
+            assert_counts(np.pad(image, ((top, 0), (left, 0))))
+
+
+def test_counts_of_every_other_column_of_a_larger_array():
+    image = picture("smooth", (40, 114), 3)[:, ::2]
+    assert not image.flags.c_contiguous and component_counts(image).tolist() == labelled(image)
+
+
+def test_smooth_maps_are_counted_by_blocks():
+    """What the speed rests on: hardly anything of an eroded map has to be listed."""
+    for seed in range(4):
+        image = cv2.erode((blobs(seed, [0.9, 0.7, 0.5]) * 200).astype(np.uint8), np.ones((6, 6), np.uint8))
+        values, _, _, links = components._blocks(image)
+        assert links.shape[1] < len(values) // 40
 
 
 @pytest.mark.parametrize("lowest", [-1, 0, 31, 200, 255])
@@ -139,7 +182,7 @@ def test_counts_of_islands_in_holes():
     rings[2:9, 2:13] = 10
     rings[4:7, 4:11] = 90
     rings[5, 6:9] = 20
-    assert component_counts(rings).tolist() == labelled(rings)
+    assert_counts(rings)
     assert component_counts(rings)[[5, 10, 50, 90]].tolist() == [1, 2, 1, 0]
 
 
@@ -166,7 +209,7 @@ def test_counts_on_a_path_of_thousands_of_steps():
     for index, place in enumerate(path):
         image[place] = 55 + 200 * index // len(path)
     image[0, 0] = 255
-    assert component_counts(image).tolist() == labelled(image)
+    assert_counts(image)
     assert component_counts(image)[[0, 54, 100]].tolist() == [1, 1, 2]
 
 

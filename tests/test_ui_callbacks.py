@@ -640,8 +640,10 @@ def test_heavy_events_share_one_queue_and_light_ones_wait_for_nobody(app):
     watchers = [by_name[name] for name in ("learn", "go_on")]  # the work is a job's
     assert {f.concurrency_id for f in watchers} == {"follow"}
     assert all(f.concurrency_limit > MAX_ACTIVE for f in watchers)
-    for name in ("set_threshold", "reset_threshold", "cancel_learn", "cancel_check", "show_image", "show_page"):
+    for name in ("set_threshold", "reset_threshold", "cancel_learn", "cancel_check", "show_page"):
         assert by_name[name].queue is False
+    for name in ("show_image", "download_csv"):  # these may fail, and the page shows errors of queued events only
+        assert by_name[name].queue is not False and by_name[name].concurrency_limit is None
 
 
 def test_another_tab_is_one_line(monkeypatch):

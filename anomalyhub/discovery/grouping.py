@@ -11,7 +11,6 @@ from anomalyhub.types import SubImage
 
 _ROWS, _COMPONENTS = 1000, 16  # what an estimate of the number of classes looks at
 _ROUNDS, _STARTS = 20, 3  # how often it halves the rows, starts of each of its k-means
-_AS_GOOD = 0.9  # share of the best score that a finer grouping needs
 
 
 def estimate_n_classes(tokens: np.ndarray, k_max: int = 12, *, seed: int = 0) -> tuple[int, dict[int, float]]:
@@ -20,11 +19,11 @@ def estimate_n_classes(tokens: np.ndarray, k_max: int = 12, *, seed: int = 0) ->
     The score is the stability of k-means (Tibshirani and Walther, 2005; Lange et al., 2004), in [-1, 1]: the rows are
     halved 20 times, each half is clustered, and the one half's centres sort the other half too; the adjusted Rand index
     compares the two groupings of it. A k above the true one splits some class differently in each half. The curve
-    peaks at every level of structure (families of kinds, kinds): the largest k wins that is a peak, higher by a
-    standard error than the lowest score before it, and reaches 90 % of the best; without one, the best does. At most
-    1000 random rows count, in their first 16 principal components; k stays below the size of a half, so fewer than 6
-    embeddings are 2 classes unless they are all the same, which is one, both with an empty curve. Raises
-    InvalidArgumentError for fewer than 3 embeddings.
+    peaks at every level of structure (families of kinds, kinds): the largest k wins that is within a standard error of
+    the best, or a later peak that regains half of what was lost since the best. At most 1000 random rows count, in
+    their first 16 principal components; k stays below the size of a half, so fewer than 6 embeddings are 2 classes
+    unless they are all the same, which is one, both with an empty curve.
+    Raises InvalidArgumentError for fewer than 3 embeddings.
     """
     tokens = np.asarray(tokens, np.float64)
     if tokens.ndim != 2 or len(tokens) < 3:
@@ -49,13 +48,17 @@ def estimate_n_classes(tokens: np.ndarray, k_max: int = 12, *, seed: int = 0) ->
 
 
 def _finest_peak(means: np.ndarray, errors: np.ndarray) -> int:
-    """Position of the last peak that is nearly as high as the best."""
+    """Position of the last score that is as good as the best, or a peak that regains half of what was lost on the way.
+
+    Noise makes small peaks; those of another level of structure are nearly as high as the first.
+    """
     best = int(means.argmax())
     for place in range(len(means) - 1, best, -1):
         valley = best + int(means[best:place].argmin())
-        rise = means[place] - means[valley]
+        rise, fall = means[place] - means[valley], means[best] - means[valley]
         falls_after = place + 1 == len(means) or means[place] > means[place + 1]
-        if falls_after and rise > np.hypot(errors[place], errors[valley]) and means[place] >= _AS_GOOD * means[best]:
+        as_good = means[best] - means[place] <= errors[place]
+        if as_good or (falls_after and rise > max(fall / 2, np.hypot(errors[place], errors[valley]))):
             return place
     return best
 

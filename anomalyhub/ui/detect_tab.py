@@ -27,6 +27,8 @@ READ = {"concurrency_id": "read", "concurrency_limit": 2}
 FOLLOW = {"concurrency_id": "follow", "concurrency_limit": 24, "show_progress": "hidden"}
 #: Light work waits for nobody.
 LIGHT = {"queue": False, "show_progress": "hidden"}
+#: Light work that may fail: the page shows errors of events in the queue only.
+QUICK = {"concurrency_limit": None, "show_progress": "hidden"}
 #: Begins although the page has not heard yet that the former run, which was cancelled, has ended.
 AGAIN = {"trigger_mode": "multiple"}
 #: Only keeps the page up to date.
@@ -340,7 +342,7 @@ def _wire_gallery(ui: SimpleNamespace) -> None:
     ui.shown.input(turn, inputs, out, api_name="show_kind", **LIGHT)
     ui.page.input(turn, inputs, out, api_name="show_page", **{"trigger_mode": "always_last", **LIGHT})
     picked = "(session, index) => [session, window.anomalyhubPicked ?? index]"
-    ui.gallery.click(show, [ui.session, ui.picked], ui.detail, api_name="show_image", js=picked, **LIGHT)
+    ui.gallery.click(show, [ui.session, ui.picked], ui.detail, api_name="show_image", js=picked, **QUICK)
 
 
 def _wire_downloads(ui: SimpleNamespace) -> None:
@@ -358,7 +360,7 @@ def _wire_downloads(ui: SimpleNamespace) -> None:
 
     both = {"show_progress_on": ui.slot4, **WORK}
     events = [
-        ui.csv.click(csv, ui.session, ui.file, api_name="download_csv", **LIGHT),
+        ui.csv.click(csv, ui.session, ui.file, api_name="download_csv", **QUICK),
         ui.overlays.click(overlays, ui.session, ui.file, api_name="download_overlays", **both),
         ui.model.click(model, ui.session, ui.file, api_name="download_model", **both),
     ]

@@ -11,14 +11,12 @@ import gradio as gr
 from anomalyhub.errors import AnomalyHubError
 from anomalyhub.jobs.store import ACTIVE
 from anomalyhub.ui import board, board_view, discover, sources, views
-from anomalyhub.ui.detect_tab import FOLLOW, READ, UNLISTED, WORK, errors_shown
+from anomalyhub.ui.detect_tab import FOLLOW, QUICK, READ, UNLISTED, WORK, errors_shown
 from anomalyhub.ui.discover import Standing, Visit
 from anomalyhub.ui.discover_layout import lay_out
 from anomalyhub.ui.session import Session, plain_words
 from anomalyhub.ui.work import Work
 
-#: Light work that may fail: gradio shows no errors of events that pass its queue by.
-QUICK = {"concurrency_limit": None, "show_progress": "hidden"}
 #: Marks the callbacks that report progress; it holds nothing of any visitor.
 _BAR = gr.Progress()
 _STAGE = "() => document.querySelector('#ah-discover-stage').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
