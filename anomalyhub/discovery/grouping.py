@@ -10,6 +10,7 @@ from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.types import SubImage
 
 _ROWS, _COMPONENTS = 1000, 16  # what an estimate of the number of classes looks at
+_EACH = 4  # embeddings of a class, on average at least
 _ROUNDS, _STARTS = 20, 3  # how often it halves the rows, starts of each of its k-means
 
 
@@ -21,8 +22,8 @@ def estimate_n_classes(tokens: np.ndarray, k_max: int = 12, *, seed: int = 0) ->
     compares the two groupings of it. A k above the true one splits some class differently in each half. The curve
     peaks at every level of structure (families of kinds, kinds): the largest k wins that is within a standard error of
     the best, or a later peak that regains half of what was lost since the best. At most 1000 random rows count, in
-    their first 16 principal components; k stays below the size of a half, so fewer than 6 embeddings are 2 classes
-    unless they are all the same, which is one, both with an empty curve.
+    their first 16 principal components; a class has 4 of them or more on average, so fewer than 8 embeddings are 2
+    classes unless they are all the same, which is one, both with an empty curve.
     Raises InvalidArgumentError for fewer than 3 embeddings.
     """
     tokens = np.asarray(tokens, np.float64)
@@ -33,7 +34,7 @@ def estimate_n_classes(tokens: np.ndarray, k_max: int = 12, *, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     tokens = tokens[np.sort(rng.permutation(len(tokens))[:_ROWS])]
     distinct = len(np.unique(tokens, axis=0))
-    tried = range(2, min(k_max, len(tokens) // 2 - 1, distinct) + 1)
+    tried = range(2, min(k_max, len(tokens) // _EACH, distinct) + 1)
     if not tried:
         return min(2, distinct), {}
     axes = np.linalg.svd(tokens - tokens.mean(axis=0), full_matrices=False)[2][:_COMPONENTS]

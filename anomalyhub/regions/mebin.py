@@ -97,7 +97,7 @@ def stable_interval(counts: Sequence[int], min_length: int) -> tuple[int, int] |
     runs: dict[int, list[tuple[int, int]]] = {}
     start = 0
     for count, equal in itertools.groupby(counts):
-        end = start + sum(1 for _ in equal)
+        end = start + len(list(equal))
         if count and end - start >= min_length:
             runs.setdefault(count, []).append((end - start, start))
         start = end

@@ -36,7 +36,7 @@ TABS = [
 ]
 
 DEFAULT_PORT = 7860
-_PURPOSE = "Show it normal parts. It finds the defective ones, and where the defects are."
+_PURPOSE = "Show it normal parts. It finds the defective ones, where the defects are, and which kinds there are."
 _TOGGLE = "element.querySelector('button').addEventListener('click', () => document.body.classList.toggle('dark'));"
 _HOUR = 3600
 

@@ -237,7 +237,8 @@ def _wire_job(ui: SimpleNamespace) -> None:
     def tick(visit: Visit):
         at = discover.standing(visit, ui.work)
         if at.status in ACTIVE:
-            return [gr.skip() if part is not ui.slot2 else _job_slot(at) for part in _controls(ui)]
+            changed = {ui.head2: _heads(visit, at)[1], ui.slot2: _job_slot(at)}
+            return [changed.get(part, gr.skip()) for part in _controls(ui)]
         return _control_values(visit, ui.work)
 
     inputs = [ui.visit, ui.classes, ui.method, ui.backbone, ui.binarizer, ui.seed]
