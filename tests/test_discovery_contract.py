@@ -210,9 +210,9 @@ def test_unusual_sets_work(name, subs):
 
 def test_the_number_of_classes_is_estimated(name):
     """Empty masks are one class, of which the estimate sees nothing."""
-    model = unfitted(name, max_classes=5).fit(drawn(5, ("good", "burn", "paint", "rust")), n_novel="auto")
+    model = unfitted(name, max_classes=5).fit(drawn(6, ("good", "burn", "paint", "rust")), n_novel="auto")
     assert 3 <= len(model.classes_) <= 5 and sorted(model.n_classes_curve_) == [3, 4, 5]
-    model = unfitted(name, max_classes=5).fit(drawn(6, ("burn", "paint")), n_novel="auto")
+    model = unfitted(name, max_classes=5).fit(drawn(10, ("burn", "paint")), n_novel="auto")
     assert 2 <= len(model.classes_) <= 5 and sorted(model.n_classes_curve_) == [2, 3, 4, 5]
 
 
