@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,17 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
             f"{SCHEMA}): upgrade with pip install -U anomalyhub"
         )
     return config
+
+
+def read_name(folder: Path, kind: str, valid: Collection[str]) -> str:
+    """Which method a saved `kind` is of, one of `valid`. Raises InvalidModelError."""
+    name = read_config(folder, kind).get(kind)
+    if name not in valid:
+        raise InvalidModelError(
+            f"{folder} holds a {kind} {name!r}, which this version does not have: "
+            "upgrade with pip install -U anomalyhub"
+        )
+    return name
 
 
 def read_json(path: Path) -> dict[str, Any]:

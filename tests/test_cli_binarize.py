@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from test_cli import run
 from test_readme import parse
 
 from anomalyhub import MEBin, cli
@@ -55,13 +56,6 @@ def here(results, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").symlink_to(results)
     return tmp_path
-
-
-def run(capfd, arguments: str) -> str:
-    code = cli.run(shlex.split(arguments))
-    out, err = capfd.readouterr()
-    assert (code, err) == (0, "")
-    return out
 
 
 def table(folder: str) -> dict[str, dict[str, str]]:

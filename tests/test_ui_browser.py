@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from ui_server import serve
+from ui_server import looks, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -165,17 +165,11 @@ def test_a_fit_found_again_can_be_cancelled(page):
 
 def look(page, folder: Path) -> None:
     """Screenshots, wide and narrow, light and dark; nothing is cut off, and the ground is what it should be."""
-    for dark in (False, True):
-        for width in (1280, 820):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(250)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.screenshot(path=folder / f"{'dark' if dark else 'light'}-{width}.png")
+    for dark in looks(page, folder, (1280, 820)):
         ground = page.evaluate("getComputedStyle(document.querySelector('.ah-panel')).backgroundColor")
         assert ground == ("rgb(24, 24, 27)" if dark else "rgb(255, 255, 255)")
         legend = page.locator("#ah-legend img:visible")
         assert legend.count() == 1 and f"ah-on-{'dark' if dark else 'light'}" in legend.get_attribute("class")
-        page.click("button[aria-label='light or dark']")
 
 
 def test_uploads_and_their_messages(page, tmp_path: Path, tiny_images):

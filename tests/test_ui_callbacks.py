@@ -11,6 +11,7 @@ import json
 import socket
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -20,6 +21,7 @@ from job_helpers import LONG, end_all
 from PIL import Image
 from ui_server import serve
 
+from anomalyhub.data import Split
 from anomalyhub.errors import (
     AnomalyHubError,
     Cancelled,
@@ -210,6 +212,9 @@ def test_what_a_visitor_learns_is_what_a_fit_gives(root, learned):
 
 @pytest.mark.parametrize("after", [0.0, 0.1])  # at once, and in the middle
 def test_cancelled_learning_leaves_the_former_model(checked, work, after):
+    refs = checked.source.normals.refs
+    many = Split(replace(ref, id=f"{n}/{ref.id}") for n in range(40) for ref in refs)  # so that there is a middle
+    checked.source = replace(checked.source, normals=many)
     checked.busy = "learn"
     before = (checked.inspector, checked.checked, checked.threshold, checked.fit_job)
     steps = learning.learn(checked, learning.Settings(seed=1), True, work)

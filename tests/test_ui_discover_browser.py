@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import discover_tab_helpers
 import pytest
 from discover_tab_helpers import done_job
-from ui_server import serve
+from ui_server import looks, serve
 
 from anomalyhub.ui.work import Work
 
@@ -165,17 +165,11 @@ def another_visitor_sees_nothing_of_it(page) -> None:
 
 def look(page, folder: Path) -> None:
     """Screenshots, wide and narrow, light and dark; nothing is cut off, and what is to be touched is large enough."""
-    for dark in (False, True):
-        for width in (1400, 420):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(250)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.screenshot(path=folder / f"{'dark' if dark else 'light'}-{width}.png")
+    for dark in looks(page, folder, (1400, 420)):
         ground = page.evaluate(
             "getComputedStyle(document.querySelector('#ah-discover-stage .ah-panel')).backgroundColor"
         )
         assert ground == ("rgb(24, 24, 27)" if dark else "rgb(255, 255, 255)")
-        page.click("button[aria-label='light or dark']")
     page.set_viewport_size({"width": 1400, "height": 900})
     small = page.evaluate(
         """[...document.querySelectorAll('.ah-board :is(button, select, summary, .ah-crop)')]

@@ -258,4 +258,5 @@ def test_the_oldest_go_when_there_is_too_much(work, desk, refs, monkeypatch):
 def test_a_home_that_is_gone(work):
     shutil.rmtree(work.home)
     work.prune()
+    assert not work.home.exists(), "it is not made again behind the user's back"
     work.store.root.mkdir(parents=True)  # for the end of the test

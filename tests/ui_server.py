@@ -50,3 +50,15 @@ def _address(process: subprocess.Popen, log: Path, seconds: float) -> str:
             if found := re.search(r"http://\S+", process.stdout.readline()):
                 return found[0]
     raise RuntimeError(f"the app did not start: {log.read_text()}")
+
+
+def looks(page, folder: Path, widths: Sequence[int]) -> Iterator[bool]:
+    """Screenshots of a page in light and dark at some widths, at which nothing may be cut off; yields whether dark."""
+    for dark in (False, True):
+        for width in widths:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(250)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.screenshot(path=folder / f"{'dark' if dark else 'light'}-{width}.png")
+        yield dark
+        page.click("button[aria-label='light or dark']")

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from anomalyhub.detection import patchcore as _patchcore  # noqa: F401  (registers itself)
-from anomalyhub.errors import InvalidModelError
 from anomalyhub.registry import detectors
-from anomalyhub.state import read_config
+from anomalyhub.state import read_name
 
 
 def create_detector(name: str, backbone: Any = "embedded", *, seed: int = 0, settings: Mapping[str, Any] | None = None):
@@ -28,13 +27,7 @@ def load_detector(folder: Path, backbone: Any = None):
 
     backbone  replaces the stored SPEC, for example when the weights file has moved; the weights must be the same
     """
-    name = read_config(folder, "detector").get("detector")
-    if name not in detectors.names():
-        raise InvalidModelError(
-            f"{folder} holds a detector {name!r}, which this version does not have: "
-            "upgrade with pip install -U anomalyhub"
-        )
-    return detectors[name].load(folder, backbone=backbone)
+    return detectors[read_name(folder, "detector", detectors.names())].load(folder, backbone=backbone)
 
 
 __all__ = ["create_detector", "detectors", "load_detector"]

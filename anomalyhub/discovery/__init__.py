@@ -11,8 +11,7 @@ from anomalyhub.discovery.base import discoverers
 from anomalyhub.discovery.clustering import Clustering, ClusteringConfig
 from anomalyhub.discovery.grouping import estimate_n_classes
 from anomalyhub.discovery.merging import Discovery, merge_regions
-from anomalyhub.errors import InvalidModelError
-from anomalyhub.state import read_config
+from anomalyhub.state import read_name
 
 
 def create_discoverer(
@@ -33,13 +32,7 @@ def load_discoverer(folder: Path, backbone: Any = None):
 
     backbone  replaces the stored SPEC, for example when the weights file has moved; the weights must be the same
     """
-    name = read_config(folder, "discoverer").get("discoverer")
-    if name not in discoverers.names():
-        raise InvalidModelError(
-            f"{folder} holds a discoverer {name!r}, which this version does not have: "
-            "upgrade with pip install -U anomalyhub"
-        )
-    return discoverers[name].load(folder, backbone=backbone)
+    return discoverers[read_name(folder, "discoverer", discoverers.names())].load(folder, backbone=backbone)
 
 
 __all__ = [
