@@ -6,25 +6,21 @@ Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from anomalyhub.backbones import create_backbone
-from anomalyhub.config import configure
+from anomalyhub.detection.base import BackboneDetector, batches, report
 from anomalyhub.detection.cross_fit import Fold, folds_for
 from anomalyhub.detection.distributed import World
 from anomalyhub.detection.patches import Aggregation, patch_features, upsample_scores
-from anomalyhub.errors import InvalidArgumentError, InvalidModelError, NotFittedError
-from anomalyhub.protocols import Progress
+from anomalyhub.errors import InvalidArgumentError
+from anomalyhub.protocols import Progress, part
 from anomalyhub.registry import register_detector
 from anomalyhub.search import CoresetPlan, NearestNeighbours, StreamingCoreset
-from anomalyhub.state import read_state, write_state
 from anomalyhub.types import AnomalyMap, Features, Sample
 
 _FIT, _SELECTED = 0.5, 0.75  # where the progress bar stands when the patches are in, and when the bank is chosen
@@ -84,7 +80,7 @@ class PatchCoreConfig:
 
 
 @register_detector
-class PatchCore:
+class PatchCore(BackboneDetector):
     """Scores an image by its patch farthest from a bank of normal patches.
 
     backbone  a Backbone, or a SPEC that is made on first use
@@ -97,16 +93,10 @@ class PatchCore:
     """
 
     name = "patchcore"
+    title = "PatchCore"
+    config_class = PatchCoreConfig
     needs = "normals"
     transductive = False
-
-    def __init__(self, backbone: Any = "embedded", config: PatchCoreConfig = PatchCoreConfig(), seed: int = 0):
-        self.backbone, self.config, self.seed = backbone, config, seed
-
-    @classmethod
-    def create(cls, backbone: Any, *, seed: int, settings: Mapping[str, Any]) -> PatchCore:
-        """A detector with some settings changed; see `anomalyhub.config.configure`."""
-        return cls(backbone, configure(PatchCoreConfig, settings), seed)
 
     def fit(self, samples: Iterable[Sample], progress: Progress | None = None) -> PatchCore:
         """Build the bank from normal images; masks and labels are not read.
@@ -129,7 +119,7 @@ class PatchCore:
         plan = None
         own = samples if n_images is None else _Share(samples, range(world.rank, n_images, world.size))
         done = 0
-        for batch in _batches(own, self.config.batch_size):
+        for batch in batches(own, self.config.batch_size):
             rows = self._patches([sample.image for sample in batch])
             if coreset is None:
                 coreset = self._coreset(rows.shape[-1])
@@ -137,22 +127,22 @@ class PatchCore:
                 plan = coreset.plan(per_image * (n_images or 1))
                 if n_images:
                     coreset.reserve(per_image * len(own))
-                    _report(progress, 0.0, str(plan))
+                    report(progress, 0.0, str(plan))
             groups = [fold_of.get(world.rank + (done + i) * world.size, -1) for i in range(len(batch))]
             coreset.add(rows.reshape(-1, rows.shape[-1]), np.repeat(groups, per_image))
             done += len(batch)
             share = done / len(own) if n_images else 0.5
-            _report(progress, _FIT * share, f"features {done}" + (f" of {len(own)} images" if n_images else " images"))
+            report(progress, _FIT * share, f"features {done}" + (f" of {len(own)} images" if n_images else " images"))
         if coreset is None:
             raise InvalidArgumentError("PatchCore needs normal images and got none: give at least 2")
         coreset = self._united(coreset, world)
-        bank = coreset.select(progress=_within(progress, _FIT, _SELECTED))
-        scores, peaks = self._cross_fit(samples, folds, coreset, world, _within(progress, _SELECTED, 1.0))
+        bank = coreset.select(progress=part(progress, _FIT, _SELECTED))
+        scores, peaks = self._cross_fit(samples, folds, coreset, world, part(progress, _SELECTED, 1.0))
         self.search_ = self._index(bank)
         self.segments_: tuple[int, ...] = (len(bank),)
         self.plan_: CoresetPlan | None = plan if n_images else coreset.plan(coreset.n_seen)
         self.held_out_scores_, self.held_out_peaks_ = scores, peaks
-        _report(progress, 1.0, f"bank of {len(bank):,} patches")
+        report(progress, 1.0, f"bank of {len(bank):,} patches")
         return self
 
     def predict(self, samples: Iterable[Sample]) -> list[AnomalyMap]:
@@ -160,7 +150,7 @@ class PatchCore:
         self._fitted()
         return [
             result
-            for batch in _batches(samples, self.config.batch_size)
+            for batch in batches(samples, self.config.batch_size)
             for result in self._score([sample.image for sample in batch], self.search_)
         ]
 
@@ -171,14 +161,14 @@ class PatchCore:
         """
         self._fitted()
         coreset = self._coreset(self.search_.bank_.shape[1])
-        for done, batch in enumerate(_batches(samples, self.config.batch_size)):
+        for done, batch in enumerate(batches(samples, self.config.batch_size)):
             rows = self._patches([sample.image for sample in batch])
             coreset.add(rows.reshape(-1, rows.shape[-1]))
-            _report(progress, 0.5, f"features of batch {done + 1}")
+            report(progress, 0.5, f"features of batch {done + 1}")
         if coreset.n_seen == 0:
             raise InvalidArgumentError("append needs normal images and got none: give at least 1")
         bank = self.search_.bank_.astype(np.float32)
-        new = coreset.select(initial=bank, progress=_within(progress, 0.5, 1.0))
+        new = coreset.select(initial=bank, progress=part(progress, 0.5, 1.0))
         self.search_ = self._index(np.concatenate([bank, new]), self.search_.centroids_)
         self.segments_ = (*self.segments_, len(new))
         return self
@@ -197,7 +187,7 @@ class PatchCore:
     def residual_features(self, samples: Iterable[Sample]) -> Iterator[Features]:
         """Per sample one (D, h, w) map: each patch minus its nearest bank entry (liu2024, section 3.2)."""
         self._fitted()
-        for batch in _batches(samples, self.config.batch_size):
+        for batch in batches(samples, self.config.batch_size):
             patches = self._patches([sample.image for sample in batch])
             count, height, width, dim = patches.shape
             flat = patches.reshape(-1, dim)
@@ -205,69 +195,20 @@ class PatchCore:
             maps = residual.reshape(count, height, width, dim).transpose(0, 3, 1, 2)
             yield from (Features((np.ascontiguousarray(level, np.float32),)) for level in maps)
 
-    def save(self, folder: Path) -> None:
-        """Write config.json and state.safetensors into `folder`."""
-        self._fitted()
-        backbone = self._backbone()
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = {"bank": self.search_.bank_, "scores": self.held_out_scores_, "peaks": self.held_out_peaks_}
         if self.search_.centroids_ is not None:
             arrays["centroids"] = self.search_.centroids_
-        config = {
-            "kind": "detector",
-            "detector": self.name,
-            "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "layers": backbone.layers},
-            "config": dataclasses.asdict(self.config),
-            "seed": self.seed,
-            "segments": self.segments_,
-            "plan": dataclasses.asdict(self.plan_) if self.plan_ else None,
-        }
-        write_state(folder, config, arrays)
+        plan = dataclasses.asdict(self.plan_) if self.plan_ else None
+        return {"segments": self.segments_, "plan": plan}, arrays
 
-    @classmethod
-    def load(cls, folder: Path, backbone: Any = None) -> PatchCore:
-        """A fitted detector that gives the very maps of the saved one. Raises InvalidModelError, BackboneError."""
-        config, arrays = read_state(folder, "detector")
-        try:
-            stored = config["backbone"]
-            spec, layers, weights = str(stored["spec"]), stored.get("layers"), str(stored["fingerprint"])
-            self = cls(backbone or spec, configure(PatchCoreConfig, config["config"]), int(config["seed"]))
-            self.search_ = self._index(arrays["bank"].astype(np.float32), arrays.get("centroids"))
-            self.segments_ = tuple(int(rows) for rows in config["segments"])
-            self.plan_ = CoresetPlan(**config["plan"]) if config.get("plan") else None
-            self.held_out_scores_, self.held_out_peaks_ = arrays["scores"], arrays["peaks"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidModelError(
-                f"{folder} is damaged ({error}): copy the model folder again, or fit again"
-            ) from error
+    def _restore(self, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.search_ = self._index(arrays["bank"].astype(np.float32), arrays.get("centroids"))
+        self.segments_ = tuple(int(rows) for rows in config["segments"])
         if sum(self.segments_) != len(self.search_.bank_):
-            raise InvalidModelError(f"{folder} is damaged (bank and segments differ): copy the model folder again")
-        if isinstance(self.backbone, str):
-            self.backbone = create_backbone(self.backbone, layers)
-        elif layers is not None and list(self.backbone.layers) != layers:
-            raise InvalidModelError(
-                f"{folder} was fitted on layers {layers} and this backbone taps {list(self.backbone.layers)}: "
-                "give one with those layers"
-            )
-        if self.backbone.fingerprint != weights:
-            raise InvalidModelError(
-                f"the weights of {self.backbone.spec} are not those that {folder} was fitted with: "
-                "give the same weights with --backbone, or fit again"
-            )
-        return self
-
-    def _fitted(self) -> None:
-        if not hasattr(self, "search_"):
-            raise NotFittedError("PatchCore is not fitted: call fit() first")
-
-    def _backbone(self):
-        if isinstance(self.backbone, str):
-            self.backbone = create_backbone(self.backbone, self.config.layers)
-        elif self.config.layers is not None and sorted(self.config.layers) != sorted(self.backbone.layers):
-            raise InvalidArgumentError(
-                f"setting layers is {list(self.config.layers)} and this backbone taps {list(self.backbone.layers)}: "
-                "give a backbone with those layers, or its SPEC"
-            )
-        return self.backbone
+            raise ValueError("bank and segments differ")
+        self.plan_ = CoresetPlan(**config["plan"]) if config.get("plan") else None
+        self.held_out_scores_, self.held_out_peaks_ = arrays["scores"], arrays["peaks"]
 
     def _coreset(self, dim: int) -> StreamingCoreset:
         return StreamingCoreset(
@@ -326,8 +267,8 @@ class PatchCore:
             return coreset
         rows, groups, seen = coreset.compact()
         united = self._coreset(rows.shape[1])
-        for part in zip(world.gather(rows), world.gather(groups), world.gather_counts(seen), strict=True):
-            united.merge(*part)
+        for share in zip(world.gather(rows), world.gather(groups), world.gather_counts(seen), strict=True):
+            united.merge(*share)
         return united
 
     def _cross_fit(
@@ -343,10 +284,10 @@ class PatchCore:
         for fold in folds:
             start, end = fold.number / len(folds), (fold.number + 1) / len(folds)
             progress(start, f"threshold: fold {fold.number + 1} of {len(folds)}")
-            steps = _within(progress, start, (start + end) / 2)  # so that a long selection can be cancelled
+            steps = part(progress, start, (start + end) / 2)  # so that a long selection can be cancelled
             search = self._index(coreset.select(without=fold.number, progress=steps))
             own = _Share(samples, fold.images[world.rank :: world.size])
-            for done, batch in enumerate(_batches(own, self.config.batch_size)):
+            for done, batch in enumerate(batches(own, self.config.batch_size)):
                 maps = self._score([sample.image for sample in batch], search)
                 values += [(result.image_score, float(result.scores.max())) for result in maps]
                 share = min(1.0, (done + 1) * self.config.batch_size / len(own))
@@ -370,19 +311,3 @@ class _Share(Sequence):
 
     def __iter__(self):
         return (self.items[index] for index in self.indices)  # the mixin's takes an item's IndexError for the end
-
-
-def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    iterator = iter(samples)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
-def _report(progress: Progress | None, fraction: float, text: str) -> None:
-    if progress is not None:
-        progress(fraction, text)
-
-
-def _within(progress: Progress | None, start: float, end: float) -> Progress:
-    """A progress that fills the part of another between two fractions."""
-    return lambda fraction, text: _report(progress, start + (end - start) * fraction, text)

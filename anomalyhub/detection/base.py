@@ -1,0 +1,134 @@
+"""What detectors on a backbone share: how they are made, saved and loaded, and how they read images in batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from anomalyhub.backbones import create_backbone
+from anomalyhub.config import configure
+from anomalyhub.errors import InvalidArgumentError, InvalidModelError, NotFittedError
+from anomalyhub.protocols import Progress
+from anomalyhub.state import read_state, write_state
+from anomalyhub.types import Sample
+
+
+class BackboneDetector:
+    """Construction, backbone and saved folder; a subclass adds name, needs, transductive, title, fit and predict.
+
+    A subclass also sets `config_class` (a frozen dataclass with a field `layers`) and implements `_state`, what `save`
+    writes besides, and `_restore`, which sets the fitted attributes from it.
+
+    backbone  a Backbone, or a SPEC that is made on first use
+    config    an instance of `config_class`
+    seed      fixes whatever is random
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]  # as people write it, for messages
+    config_class: ClassVar[type]
+
+    def __init__(self, backbone: Any = "embedded", config: Any = None, seed: int = 0):
+        self.backbone, self.config, self.seed = backbone, self.config_class() if config is None else config, seed
+
+    @classmethod
+    def create(cls, backbone: Any, *, seed: int, settings: Mapping[str, Any]):
+        """A detector with some settings changed; see `anomalyhub.config.configure`."""
+        return cls(backbone, configure(cls.config_class, settings), seed)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and state.safetensors into `folder`."""
+        self._fitted()
+        backbone = self._backbone()
+        extra, arrays = self._state()
+        config = {
+            "kind": "detector",
+            "detector": self.name,
+            "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "layers": backbone.layers},
+            "config": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            **extra,
+        }
+        write_state(folder, config, arrays)
+
+    @classmethod
+    def load(cls, folder: Path, backbone: Any = None):
+        """A fitted detector that gives the very maps of the saved one. Raises InvalidModelError, BackboneError.
+
+        backbone  replaces the stored SPEC, for example when the weights file has moved; the weights must be the same
+        """
+        config, arrays = read_state(folder, "detector")
+        try:
+            stored = config["backbone"]
+            spec, layers, weights = str(stored["spec"]), stored.get("layers"), str(stored["fingerprint"])
+            self = cls(backbone or spec, configure(cls.config_class, config["config"]), int(config["seed"]))
+            self._restore(config, arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidModelError(
+                f"{folder} is damaged ({error}): copy the model folder again, or fit again"
+            ) from error
+        if isinstance(self.backbone, str):
+            self.backbone = create_backbone(self.backbone, layers)
+        elif layers is not None and list(self.backbone.layers) != layers:
+            raise InvalidModelError(
+                f"{folder} was fitted on layers {layers} and this backbone taps {list(self.backbone.layers)}: "
+                "give one with those layers"
+            )
+        if self.backbone.fingerprint != weights:
+            raise InvalidModelError(
+                f"the weights of {self.backbone.spec} are not those that {folder} was fitted with: "
+                "give the same weights with --backbone, or fit again"
+            )
+        return self
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What `save` writes besides: JSON values, and arrays."""
+        raise NotImplementedError
+
+    def _restore(self, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Set the fitted attributes from what `_state` gave; KeyError, TypeError and ValueError mean damage."""
+        raise NotImplementedError
+
+    def _fitted(self) -> None:
+        """Raise NotFittedError before `fit`."""
+        if not any(name.endswith("_") for name in vars(self)):
+            raise NotFittedError(f"{self.title} is not fitted: call fit() first")
+
+    def _layers(self, spec: str) -> Sequence[int] | None:
+        """The layers to tap of the backbone of that SPEC; None leaves them to it."""
+        return self.config.layers
+
+    def _backbone(self) -> Any:
+        """The backbone, made on first use. Raises InvalidArgumentError where a given one taps other layers."""
+        if isinstance(self.backbone, str):
+            self.backbone = create_backbone(self.backbone, self._layers(self.backbone))
+        elif self.config.layers is not None and sorted(self.config.layers) != sorted(self.backbone.layers):
+            raise InvalidArgumentError(
+                f"setting layers is {list(self.config.layers)} and this backbone taps {list(self.backbone.layers)}: "
+                "give a backbone with those layers, or its SPEC"
+            )
+        return self.backbone
+
+
+def batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Lists of at most `size` samples, in order, read as they are asked for."""
+    iterator = iter(samples)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def report(progress: Progress | None, fraction: float, text: str) -> None:
+    """Tell a Progress that may be None."""
+    if progress is not None:
+        progress(fraction, text)
+
+
+def check_range(name: str, value: float | None, low: float, high: float) -> None:
+    """Raise InvalidArgumentError where a setting lies outside [low, high]; None is allowed."""
+    if value is not None and not low <= value <= high:
+        raise InvalidArgumentError(f"setting {name} must be between {low} and {high}, got {value}")
