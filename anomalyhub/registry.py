@@ -47,3 +47,5 @@ class Registry(Generic[T]):
 
 detectors: Registry = Registry("detector")
 register_detector: Callable = detectors.register
+#: Trainers of auxiliary weights, which detectors take by their setting `weights`.
+trainers: Registry = Registry("trainer")

@@ -53,6 +53,16 @@ def chromium_path() -> str:
 
 
 @pytest.fixture
+def own_accelerator():
+    """accelerate keeps its state, the precision included, for the life of a process, and other tests train too."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 

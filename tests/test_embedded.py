@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -183,14 +182,6 @@ def arguments(tmp_path_factory):
         "--save-every",
         "2",
     ]
-
-
-@pytest.fixture
-def own_accelerator():
-    """accelerate keeps its precision for the life of a process, and other tests train too."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_training_resumes_to_the_same_result(script, arguments, tmp_path, own_accelerator):

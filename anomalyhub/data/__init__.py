@@ -2,6 +2,7 @@
 
 from anomalyhub.data.dataset import Dataset, SampleRef, Split, list_products, load_dataset
 from anomalyhub.data.images import IMAGE_SUFFIXES, MAX_PIXELS, check_image, read_image, read_mask
+from anomalyhub.data.support import support_sets
 from anomalyhub.data.uploads import Limits, gather_uploads
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "load_dataset",
     "read_image",
     "read_mask",
+    "support_sets",
 ]
