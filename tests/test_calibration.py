@@ -144,6 +144,41 @@ def test_map_ratio_follows_the_peaks():
     assert Calibration.from_normals(scores, shuffled, 0.2).map_ratio == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize(
+    ("n", "anomalous", "rate", "alarms", "found"),
+    [  # as many false alarms as asked for, within what n images can tell, and the anomalies that stand out
+        (600, 0.0, 0.05, (0.03, 0.08), 0.0),
+        (600, 0.2, 0.05, (0.02, 0.08), 0.98),
+        (600, 0.4, 0.01, (0.0, 0.03), 0.95),
+        (60, 0.2, 0.05, (0.0, 0.15), 0.95),
+    ],
+)
+def test_a_threshold_from_unlabelled_images(n, anomalous, rate, alarms, found):
+    rng = np.random.default_rng(3)
+    shares = []
+    for _ in range(20):
+        normal = rng.gumbel(10, 1, n - int(anomalous * n))
+        odd = 18 + rng.gumbel(0, 2, int(anomalous * n))
+        scores = rng.permutation(np.concatenate([normal, odd]).astype(np.float32))
+        made = Calibration.from_unlabelled(scores, 2 * scores, rate)
+        shares.append([(normal > made.threshold).mean(), (odd > made.threshold).mean() if len(odd) else 0.0])
+        assert made.map_ratio == pytest.approx(2.0, rel=0.05)
+    false_alarms, caught = np.mean(shares, axis=0)
+    assert alarms[0] <= false_alarms <= alarms[1] and caught >= found
+
+
+def test_unlabelled_scores_stay_unlabelled():
+    made = Calibration.from_unlabelled(np.arange(20.0), np.arange(20.0))
+    assert (made.method, made.source) == ("unlabelled", "unlabelled")
+    moved = made.at_rate(0.05)
+    assert (moved.method, moved.source) == ("unlabelled", "unlabelled") and moved.threshold < made.threshold
+    back = made.at_threshold(3.0).at_rate(0.01)
+    assert made.at_threshold(3.0).method == "manual" and back.threshold == made.threshold
+    with pytest.raises(InvalidArgumentError, match="at least 2 images, got 1"):
+        Calibration.from_unlabelled(np.ones(1), np.ones(1))
+    assert np.isfinite(Calibration.from_unlabelled(np.ones(2), np.ones(2)).threshold)
+
+
 def test_moving_the_operating_point():
     scores = np.arange(1, 201, dtype=np.float32)
     first = calibrated(scores, 0.05)

@@ -25,7 +25,7 @@ from test_readme import parse
 
 from anomalyhub import __version__, cli
 
-VERBS = ("sample", "fit", "predict", "evaluate", "threshold", "append", "binarize", "discover", "demo")
+VERBS = ("sample", "fit", "predict", "evaluate", "threshold", "append", "binarize", "discover", "train", "demo")
 COLUMNS = ["path", "score", "p_value", "is_anomalous", "label"]
 #: SIGINT stops the child even where this test runs in the background of a shell, which ignores it there.
 STOPPABLE = (

@@ -15,7 +15,8 @@ from typing import Any
 import typer
 
 import anomalyhub.cli.binarize
-import anomalyhub.cli.discover  # noqa: F401  (these register their verbs)
+import anomalyhub.cli.discover
+import anomalyhub.cli.train  # noqa: F401  (these register their verbs)
 from anomalyhub.cli.verbs import app
 from anomalyhub.errors import AnomalyHubError
 

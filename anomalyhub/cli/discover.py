@@ -93,7 +93,7 @@ def discover(
         },
     )
     inputs = [path for path in (model, maps, base, apply) if path is not None]
-    with output(out, overwrite, data, _root(data, product), *inputs) as staged, bar("discover") as progress:
+    with output(out, overwrite, [_root(data, product)], data, *inputs) as staged, bar("discover") as progress:
         found = discover_to(staged, config, seed=seed, progress=progress)
     for reason in found.skipped:
         print(f"anomalyhub: skipped: {reason}", file=sys.stderr)

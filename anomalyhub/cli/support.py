@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,17 +35,23 @@ def bar(title: str, plan: bool = False) -> Iterator[Progress]:
 
 
 @contextmanager
-def output(out: Path, overwrite: bool, data: Path, root: Path, *inputs: Path) -> Iterator[Path | None]:
-    """The staged output folder; None in all but the first of several processes, which write nothing."""
+def output(out: Path, overwrite: bool, roots: Sequence[Path], *inputs: Path) -> Iterator[Path | None]:
+    """The staged output folder; None in all but the first of several processes, which write nothing.
+
+    roots   folders of the products whose images are read: nothing is written into one
+    inputs  what else is read, such as the data sets' roots, and stays whatever `overwrite` says
+    """
     if int(os.environ.get("RANK", "0")) > 0:
         yield None
         return
     from anomalyhub.data import list_products
 
-    kept = (data, root, *inputs, *(data / name for name in list_products(data)))  # whatever --overwrite says
+    kept = (*roots, *inputs, *(path / name for path in inputs if os.path.isdir(path) for name in list_products(path)))
+    files = {path.resolve().parent for path in map(Path.expanduser, inputs) if os.path.isfile(path)}  # single images
     with atomic_folder(out, overwrite, kept) as staged:
-        if not data.expanduser().is_file() and staged.parent.is_relative_to(root.resolve()):
-            raise OutputError(f"{out} lies inside {root}, whose images are read: choose an --out outside it")
+        for root in roots:
+            if root.resolve() not in files and staged.parent.is_relative_to(root.resolve()):
+                raise OutputError(f"{out} lies inside {root}, whose images are read: choose an --out outside it")
         yield staged
 
 
@@ -63,6 +69,24 @@ def readable(samples: Any, skip: bool):
     for _, reason in failures:
         print(f"anomalyhub: skipped: {reason}", file=sys.stderr)
     return samples.without(name for name, _ in failures)
+
+
+def support(dataset: Any, split: str, shots: int | None, number: int, skip: bool) -> Any:
+    """The images that a detector is fitted on: a split, or a fixed choice of `shots` of its images."""
+    if shots == 0:
+        return []
+    samples = readable(dataset.split(split), skip)
+    if shots is None:
+        return samples
+    from anomalyhub.data import support_sets
+
+    return samples.select(support_sets(len(samples), shots)[number])
+
+
+def warn(text: str | None) -> None:
+    """Say loudly what makes figures worthless."""
+    if text:
+        print(f"anomalyhub: WARNING: {text}", file=sys.stderr)
 
 
 def load(model: Path, backbone: str | None):
@@ -93,10 +117,15 @@ def from_labels(inspector: Any, samples: Any, costs: tuple[float, float], f1_max
 
 def threshold_text(inspector: Any) -> str:
     calibration = inspector.calibration
+    if calibration is None and getattr(inspector.detector, "natural_thresholds_", None):
+        return f"threshold {inspector.threshold:.4f} (the scores' own scale; no image was there to set another)"
     if calibration is None:
         return "no threshold, as no normal image could be held out: give --threshold when predicting"
     text = f"threshold {calibration.threshold:.4f} ({calibration.method.replace('_', '-')}"
     if calibration.false_alarm_rate is not None:
-        text += f", {calibration.false_alarm_rate:.2%} of normal images, {len(calibration.scores)} held out"
+        text += f", {calibration.false_alarm_rate:.2%} of normal images"
+        if calibration.source == "unlabelled":
+            return text + ", if most of the images are normal)"
+        text += f", {len(calibration.scores)} held out"
         text += "" if calibration.resolvable else ", extrapolated: more normal images would make it surer"
     return text + ")"

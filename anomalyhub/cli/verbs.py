@@ -11,7 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from anomalyhub.cli.support import bar, calibrated, from_labels, load, open_dataset, output, readable, threshold_text
+from anomalyhub.cli.support import (
+    bar,
+    calibrated,
+    from_labels,
+    load,
+    open_dataset,
+    output,
+    readable,
+    support,
+    threshold_text,
+    warn,
+)
 from anomalyhub.config import parse_settings
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.fsio import atomic_file, updated_folder
@@ -87,15 +98,29 @@ def sample(
     epilog=_example(
         "anomalyhub fit patchcore --data sample --product ring --out ring",
         "anomalyhub fit patchcore --data photos --backbone resnet18@weights.safetensors --set layers=2,3 --out model",
+        "anomalyhub fit patchcore --data sample --product ring --shots 4 --set augment=true --out few",
+        "anomalyhub fit musc --data sample --product ring --split test --out ring_without_normals",
+        "anomalyhub fit winclip --shots 0 --product 'metal ring' --backbone clip --out ring_by_its_name",
+        "anomalyhub fit siamese --data photos --shots 4 --backbone resnet18 --set weights=siamese --out model",
     )
 )
 def fit(
     detector: Annotated[str, typer.Argument(help="A detector, such as patchcore.")],
-    data: Data,
     out: Out,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="As for predict; needless where a detector learns from no image.")
+    ] = None,
     product: Product = None,
+    split: Annotated[
+        str, typer.Option(help="The images: train (normal ones); test or all for musc, which needs no labels.")
+    ] = "train",
+    shots: Annotated[
+        int | None, typer.Option(help="Only so many of them, a fixed choice; 0: none, with a name or with weights.")
+    ] = None,
+    support_set: Annotated[int, typer.Option(help="Which of the fixed choices.", min=0, max=9)] = 0,
     backbone: Annotated[
-        str, typer.Option("--backbone", help="embedded, a timm name or hf:OWNER/NAME, then @FILE.safetensors if local.")
+        str,
+        typer.Option("--backbone", help="embedded, a timm name, hf:OWNER/NAME or clip; then @FILE if local."),
     ] = "embedded",
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the detector; may be repeated.")
@@ -108,10 +133,14 @@ def fit(
     overwrite: Overwrite = False,
 ) -> None:
     """Learn what is normal from the product's normal images; sets the threshold from them alone."""
-    dataset = open_dataset(data, product)
-    with output(out, overwrite, data, dataset.root) as staged:
+    if data is None and shots != 0:
+        raise InvalidArgumentError("there are no images to learn from: give --data, or --shots 0 to learn from none")
+    dataset = None if data is None else open_dataset(data, product)
+    name = product if dataset is None else dataset.product
+    roots, inputs = ([], []) if dataset is None else ([dataset.root], [data])
+    with output(out, overwrite, roots, *inputs) as staged:
         settings = parse_settings(setting or [])
-        samples = readable(dataset.split("train"), skip_unreadable)
+        samples = support(dataset, split, shots, support_set, skip_unreadable)
         from anomalyhub.pipeline import Inspector
 
         with bar("fit", plan=staged is not None) as progress:
@@ -120,7 +149,7 @@ def fit(
                 samples,
                 backbone=backbone,
                 false_alarm_rate=false_alarm_rate,
-                product=dataset.product,
+                product=name,
                 seed=seed,
                 settings=settings,
                 progress=progress,
@@ -128,7 +157,8 @@ def fit(
         if staged is not None:
             inspector.write(staged)
     if staged is not None:
-        typer.echo(f"fitted {detector} on {len(samples)} normal images of {dataset.product}: {out}")
+        what = "normal images" if split == "train" else f"{split} images"
+        typer.echo(f"fitted {detector} on {len(samples)} {what} of {name or 'any product'}: {out}")
         typer.echo(threshold_text(inspector))
 
 
@@ -153,7 +183,7 @@ def predict(
         raise InvalidArgumentError(f"--threshold must be a finite number, got {threshold}: give a score, such as 1.5")
     dataset = open_dataset(data, product)
     samples = readable(dataset.split(split), skip_unreadable)
-    with output(out, overwrite, data, dataset.root, model) as staged:
+    with output(out, overwrite, [dataset.root], data, model) as staged:
         if staged is None:
             return
         inspector = load(model, backbone)
@@ -186,7 +216,7 @@ def evaluate(
         from anomalyhub.state import read_json, write_json
 
         with bar("evaluate") as progress:
-            metrics = run(inspector, samples, progress)
+            metrics = run(inspector, samples, progress, dataset.product)
         metrics["config"] = {"product": dataset.product, "layout": dataset.layout, **read_json(model / "config.json")}
         if staged is not None:
             write_json(staged, metrics)
@@ -195,6 +225,7 @@ def evaluate(
         value = metrics[name]
         typer.echo(f"{name:14} {'n/a    ' + why.get(name, '') if value is None else f'{value:.4f}'}")
     typer.echo(f"{'images':14} {metrics['n_images']}, {metrics['n_anomalous']} of them anomalous")
+    warn(metrics.get("warning"))
 
 
 @app.command(

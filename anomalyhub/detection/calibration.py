@@ -10,8 +10,9 @@ import numpy as np
 
 from anomalyhub.errors import InvalidArgumentError
 
-Method = Literal["normals", "f1_max", "cost", "manual"]
+Method = Literal["normals", "unlabelled", "f1_max", "cost", "manual"]
 _EULER = 0.5772156649015329
+_QUANTILES = 199  # that stand for the normal images among unlabelled ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,9 @@ class Calibration:
     peaks             (n,) float32 maxima of their maps
     threshold         an image is anomalous when its score exceeds it
     false_alarm_rate  the rate that the threshold was chosen for; None when it was chosen otherwise
-    method            "normals": conformal quantile of the scores; "f1_max", "cost": from labelled defects; "manual"
+    method            "normals": conformal quantile of the scores; "unlabelled": the same of what most images score;
+                      "f1_max", "cost": from labelled defects; "manual"
+    source            what the scores are of, "normals" or "unlabelled": see `from_unlabelled`
 
     Conformal prediction (Vovk et al., 2005; Bates et al., Annals of Statistics 2023): among exchangeable normal images
     at most `false_alarm_rate` score above the k-th smallest held-out score, k = ceil((n + 1)(1 - rate)). Rates below
@@ -35,6 +38,7 @@ class Calibration:
     threshold: float
     false_alarm_rate: float | None = 0.01
     method: Method = "normals"
+    source: Literal["normals", "unlabelled"] = "normals"
 
     def __post_init__(self):
         if len(self.scores) < 2 or len(self.scores) != len(self.peaks):
@@ -50,9 +54,23 @@ class Calibration:
         threshold = _quantile(np.sort(scores), false_alarm_rate) if len(scores) >= 2 else math.nan
         return cls(np.asarray(scores), np.asarray(peaks), threshold, false_alarm_rate, "normals")
 
+    @classmethod
+    def from_unlabelled(cls, scores: np.ndarray, peaks: np.ndarray, false_alarm_rate: float = 0.01) -> Calibration:
+        """The same where nobody has said which images are normal; at least half of them must be.
+
+        A Gumbel distribution is fitted to the lower half of the scores by its quantiles, the share of normal images
+        is taken to be what it explains, and the fit repeated with that share until it stays (an empirical null: Efron,
+        JASA 2004). Its quantiles then stand for the scores of normal images.
+        """
+        if len(scores) < 2:
+            raise InvalidArgumentError(f"a threshold needs at least 2 images, got {len(scores)}")
+        made = cls.from_normals(_normal_part(scores), _normal_part(peaks), false_alarm_rate)
+        return replace(made, method="unlabelled", source="unlabelled")
+
     def at_rate(self, false_alarm_rate: float) -> Calibration:
         """The same held-out scores at another false-alarm rate."""
-        return Calibration.from_normals(self.scores, self.peaks, false_alarm_rate)
+        made = Calibration.from_normals(self.scores, self.peaks, false_alarm_rate)
+        return replace(made, method=self.source, source=self.source)
 
     def at_threshold(self, threshold: float, method: Method = "manual") -> Calibration:
         """The same held-out scores with a threshold chosen otherwise."""
@@ -98,6 +116,23 @@ def _quantile(ordered: np.ndarray, rate: float) -> float:
     location, scale = _gumbel(ordered)
     beyond = rate * (n + 1) * _tail((float(ordered[-1]) - location) / scale)
     return float(location - scale * math.log(-math.log1p(-beyond)))
+
+
+def _normal_part(values: np.ndarray) -> np.ndarray:
+    """(_QUANTILES,) float32 evenly spaced quantiles of a Gumbel distribution fitted to the lower half of `values`."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    n, share = len(ordered), 1.0
+    for _ in range(20):
+        lower = ordered[: max(2, math.ceil(share * n / 2))]
+        ranks = (np.arange(len(lower)) + 0.56) / (share * n + 0.12)  # Gringorten's plotting positions
+        scale, location = np.polyfit(-np.log(-np.log(ranks)), lower, 1)
+        scale = max(float(scale), 1e-3 * abs(float(ordered.mean())), 1e-12)
+        explained = float(np.mean(ordered <= location - scale * math.log(-math.log(0.99)))) / 0.99
+        share, before = min(1.0, max(0.5, explained)), share
+        if abs(share - before) < 0.5 / n:
+            break
+    ranks = np.arange(1, _QUANTILES + 1) / (_QUANTILES + 1)
+    return (location - scale * np.log(-np.log(ranks))).astype(np.float32)
 
 
 def _gumbel(ordered: np.ndarray) -> tuple[float, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anomalyhub.detection import create_detector, load_detector
+from anomalyhub.detection import create_detector, detectors, load_detector
 from anomalyhub.detection.calibration import Calibration
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError, OutputError
 from anomalyhub.fsio import atomic_folder
@@ -30,7 +31,8 @@ class Inspector:
     """A fitted detector and its operating point.
 
     detector     fitted
-    calibration  held-out scores and the threshold; None when fitted on fewer than two images: scores, but no verdicts
+    calibration  held-out scores and the threshold; None when fitted on fewer than two images: no verdicts then, but by
+                 detectors whose scores have a natural threshold, such as a probability
     product      what it inspects, for people
 
     >>> inspector = Inspector.fit("patchcore", dataset.train)            # doctest: +SKIP
@@ -53,18 +55,21 @@ class Inspector:
         settings: dict[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> Inspector:
-        """Fit a detector (or a name for `create_detector`) on normal images and set its threshold from them alone.
+        """Fit a detector (or a name for `create_detector`) and set its threshold from the same images alone.
 
+        samples           normal images; detectors that need none take none, or a few, or (MuSc) unlabelled ones
         false_alarm_rate  share of normal images that may be called anomalous, in (0, 1)
-        Raises InvalidDatasetError when there are no images.
+        product           where the detector has a setting `product`, that is this one unless it is given
+        Raises InvalidDatasetError when there are no images and the detector needs some.
         """
         if not 0.0 < false_alarm_rate < 1.0:
             raise InvalidArgumentError(
                 f"the false-alarm rate must lie between 0 and 1, got {false_alarm_rate}: 0.01 is 1 %"
             )
         if isinstance(detector, str):
+            settings = with_product(detector, settings or {}, product)
             detector = create_detector(detector, backbone, seed=seed, settings=settings)
-        if len(samples) == 0:
+        if len(samples) == 0 and detector.needs == "normals":
             raise InvalidDatasetError(
                 "there are no normal images to fit on: put them into train/good, or into a folder named good"
             )
@@ -74,17 +79,26 @@ class Inspector:
     @property
     def threshold(self) -> float:
         """The image score above which an image is anomalous. Raises InvalidArgumentError when there is none."""
-        if self.calibration is None:
-            raise InvalidArgumentError(
-                "this model has no threshold, as no normal image could be held out when it was fitted: "
-                "give one (--threshold), or fit on at least 2 normal images"
-            )
-        return self.calibration.threshold
+        if self.calibration is not None:
+            return self.calibration.threshold
+        if self._natural is not None:
+            return self._natural[0]
+        raise InvalidArgumentError(
+            "this model has no threshold, as no normal image could be held out when it was fitted: "
+            "give one (--threshold), or fit on at least 2 normal images"
+        )
+
+    @property
+    def _natural(self) -> tuple[float, float] | None:
+        """(image score, map value) above which a detector's own scale says "anomalous"."""
+        return getattr(self.detector, "natural_thresholds_", None)
 
     def map_threshold(self, threshold: float | None = None) -> float:
         """The map value above which a pixel is anomalous, for an image threshold (default: the one in force)."""
         threshold = self.threshold if threshold is None else threshold
-        return threshold * (self.calibration.map_ratio if self.calibration else 1.0)
+        if self.calibration is not None:
+            return threshold * self.calibration.map_ratio
+        return threshold * self._natural[1] / self._natural[0] if self._natural else threshold
 
     def inspect(
         self, samples: Iterable[Sample], *, threshold: float | None = None, progress: Progress | None = None
@@ -151,7 +165,7 @@ class Inspector:
         try:
             calibration, operating_point = _calibration(detector, 0.01), stored["calibration"]
             if calibration is not None and operating_point is not None:
-                calibration = Calibration(calibration.scores, calibration.peaks, **operating_point)
+                calibration = replace(calibration, **operating_point)
             return cls(detector, calibration, stored.get("product"))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"{folder / _FILE} is damaged ({error}): copy the model folder again") from error
@@ -175,15 +189,19 @@ class Inspector:
         return chosen, {"threshold": threshold, "method": method, name: value, **confusion(labels, scores, threshold)}
 
 
-def evaluate(inspector: Inspector, samples: Sequence[Sample], progress: Progress | None = None) -> dict[str, Any]:
+def evaluate(
+    inspector: Inspector, samples: Sequence[Sample], progress: Progress | None = None, product: str | None = None
+) -> dict[str, Any]:
     """All detection metrics on labelled samples, as `anomalyhub evaluate` writes them.
 
     Images without a label are refused; images without a mask count for the image metrics only. Memory: one bit per
     pixel for the masks; the maps go to a temporary folder. Undefined metrics are None, with the reason under "why".
+    A detector with weights trained on this `product`, or on some of these images, gives a "warning".
     """
     if not len(samples) or None in getattr(samples, "labels", ()):  # before anything is predicted
         raise _unlabelled()
-    labels, scores, seconds = [], [], 0.0
+    provenance = getattr(inspector.detector, "provenance_", None)
+    labels, scores, seconds, known = [], [], 0.0, 0
     with tempfile.TemporaryDirectory(prefix="anomalyhub-") as folder:
         maps, masks = MapFiles(Path(folder)), _PackedMasks()
         for chunk in chunks(samples, len(samples), inspector.detector.transductive):
@@ -197,12 +215,15 @@ def evaluate(inspector: Inspector, samples: Sequence[Sample], progress: Progress
                 scores.append(result.image_score)
                 masks.append(sample.mask)
                 maps.append(result.scores)
+                known += provenance is not None and provenance.knows(sample.image)
             if progress is not None:
                 progress(0.8 * len(scores) / len(samples), f"predicted {len(scores)} of {len(samples)} images")
         if progress is not None:
             progress(0.85, "metrics")
         metrics = detection_metrics(np.array(labels), np.array(scores, np.float32), masks, maps)
     metrics |= {"n_images": len(labels), "n_anomalous": int(np.sum(labels)), "seconds_per_image": seconds / len(labels)}
+    if provenance is not None and (warning := provenance.overlap(product or inspector.product, known, len(labels))):
+        metrics["warning"] = warning
     if inspector.calibration is not None:
         point = inspector.calibration.to_json()
         point["target_false_alarm_rate"] = point.pop("false_alarm_rate")  # confusion counts the real one
@@ -271,7 +292,16 @@ def _calibration(detector: Detector, false_alarm_rate: float) -> Calibration | N
     scores = getattr(detector, "held_out_scores_", None)
     if scores is None or len(scores) < 2:
         return None
-    return Calibration.from_normals(scores, detector.held_out_peaks_, false_alarm_rate)
+    unlabelled = getattr(detector, "unlabelled_", False)
+    make = Calibration.from_unlabelled if unlabelled else Calibration.from_normals
+    return make(scores, detector.held_out_peaks_, false_alarm_rate)
+
+
+def with_product(detector: str, settings: Mapping[str, Any], product: str | None) -> dict[str, Any]:
+    """Settings with the product's name where the detector asks for one and none is given: its prompts name it."""
+    config = getattr(detectors[detector], "config_class", None)
+    named = config is not None and "product" in {field.name for field in fields(config)}
+    return {**({"product": product.replace("_", " ")} if named and product else {}), **settings}
 
 
 __all__ = ["ANOMALOUS", "Inspector", "evaluate"]

@@ -1,0 +1,77 @@
+"""The verb `train`: auxiliary weights from other products, for detectors that see few images of a new one, or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomalyhub.cli.support import bar, output, readable, warn
+from anomalyhub.cli.verbs import Out, Overwrite, Seed, Skip, _example, app
+from anomalyhub.config import parse_settings
+
+
+@app.command(
+    epilog=_example(
+        "anomalyhub train april-gan --data visa --product all --backbone clip --target mvtec --out april",
+        "anomalyhub train siamese --data mvtec --exclude tile --backbone resnet18 --checkpoints run --out siamese",
+    )
+)
+def train(
+    trainer: Annotated[str, typer.Argument(help="april-gan (test images with masks) or siamese (normal images).")],
+    data: Annotated[list[Path], typer.Option("--data", help="The source data set's root; may be repeated.")],
+    out: Out,
+    product: Annotated[
+        list[str] | None, typer.Option("--product", help="all, or a product; may be repeated.  [all]")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="A product to leave out, which will be measured; may be repeated.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="The data set that will be measured: said loudly if it shares images.")
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="april-gan: clip or clip@FOLDER; siamese: resnet18, convnext_tiny.")
+    ] = "embedded",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as epochs=15; repeatable.")
+    ] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Keeps each epoch; the same command goes on from there after a stop.")
+    ] = None,
+    seed: Seed = 0,
+    skip_unreadable: Skip = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the auxiliary weights of a detector on a source data set, never on the one that is measured."""
+    from anomalyhub.data import list_products
+    from anomalyhub.pipeline.train import ALL, create_trainer, target_warning, training_products
+    from anomalyhub.pipeline.train import train as run
+
+    settings = parse_settings(setting or [])
+    split = create_trainer(trainer, backbone, settings=settings).split
+    products = training_products(data, split, product or [ALL], exclude or ())
+    products = {name: readable(samples, skip_unreadable) for name, samples in products.items()}
+    roots = [path / name for path in data for name in list_products(path)] or data
+    with output(out, overwrite, roots, *data, *filter(None, [target])) as staged:
+        with bar("train") as progress:
+            made = run(
+                trainer,
+                products,
+                backbone=backbone,
+                settings=settings,
+                seed=seed,
+                checkpoints=checkpoints,
+                progress=progress,
+            )
+        warning = target_warning(made.provenance_, target) if target is not None and staged is not None else None
+        if staged is not None:
+            made.save(staged)
+    if staged is None:
+        return
+    first, last = made.history_[0]["loss"], made.history_[-1]["loss"]
+    count = sum(map(len, products.values()))
+    typer.echo(f"trained {trainer} on {count} images of {', '.join(products)}: {out}")
+    typer.echo(f"loss {first:.4f} in epoch 1, {last:.4f} in epoch {len(made.history_)}")
+    warn(warning)
