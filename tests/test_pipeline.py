@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from core_helpers import normals, photo, tiny_backbone
+from core_helpers import normals, photo, tiny_backbone, tiny_vit
 
 import anomalyhub
 from anomalyhub.detection.calibration import Calibration
+from anomalyhub.detection.provenance import Provenance
 from anomalyhub.errors import (
     InvalidArgumentError,
     InvalidDatasetError,
@@ -19,6 +20,7 @@ from anomalyhub.errors import (
 )
 from anomalyhub.metrics import image_metrics, pixel_metrics
 from anomalyhub.pipeline import ANOMALOUS, Inspector, evaluate
+from anomalyhub.pipeline.inspector import with_product
 from anomalyhub.types import AnomalyMap, Sample
 
 KEYS = (
@@ -291,6 +293,60 @@ def test_the_calibration_is_that_of_the_held_out_scores(inspector):
     detector = inspector.detector
     expected = Calibration.from_normals(detector.held_out_scores_, detector.held_out_peaks_, 0.05)
     assert inspector.threshold == expected.threshold and len(expected.scores) == 12
+
+
+class Odds:
+    """A detector that needs no image: the share of bright pixels, and four times that on its maps."""
+
+    name, needs, transductive, config = "odds", "nothing", False, None
+    natural_thresholds_ = (0.02, 0.5)
+
+    def fit(self, samples, progress=None):
+        return self
+
+    def predict(self, samples):
+        bright = [(sample.image > 220).all(-1) for sample in samples]
+        return [AnomalyMap(4 * mask.astype(np.float32), float(mask.mean())) for mask in bright]
+
+
+def test_a_natural_threshold_where_no_image_was_given(test_set):
+    inspector = Inspector.fit(Odds(), [])
+    assert inspector.calibration is None and (inspector.threshold, inspector.map_threshold()) == (0.02, 0.5)
+    assert inspector.map_threshold(0.04) == 1.0
+    results = list(inspector.inspect(test_set))
+    assert [result.is_anomalous for result in results] == [sample.label != "good" for sample in test_set]
+    assert all(result.p_value is None and bool(result.regions) == result.is_anomalous for result in results)
+    with pytest.raises(InvalidDatasetError, match="no normal images to fit on"):
+        Inspector.fit("patchcore", [], backbone=tiny_backbone())
+
+
+def test_images_that_are_judged_together(inspector, test_set):
+    assert inspector.for_batch(test_set) is inspector
+    alone = Inspector.fit("musc", [], backbone=tiny_vit())
+    with pytest.raises(InvalidArgumentError, match="no threshold"):
+        next(alone.inspect(test_set))
+    together = alone.for_batch(test_set)
+    assert together.calibration.method == "unlabelled" and alone.calibration is None
+    expected = alone.detector.predict(test_set)
+    for one, result in zip(expected, together.inspect(test_set), strict=True):
+        assert result.score == pytest.approx(one.image_score, abs=1e-5)
+        np.testing.assert_allclose(result.map.scores, one.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(("product", "known", "said"), [("cup", 3, "3 of the 12 images"), ("tile", 0, "named tile")])
+def test_measuring_what_was_trained_on_is_said(test_set, product, known, said):
+    detector = Odds()
+    detector.provenance_ = Provenance.of({"tile": [*test_set[:known], photo(999)]})
+    assert said in evaluate(Inspector(detector), test_set, product=product)["warning"]
+    detector.provenance_ = Provenance.of({"tile": [photo(999)]})
+    assert "warning" not in evaluate(Inspector(detector), test_set, product="cup")
+
+
+def test_the_product_names_the_prompts():
+    assert with_product("patchcore", {}, "metal_nut") == {}
+    assert with_product("winclip", {}, "metal_nut") == {"product": "metal nut"}
+    assert with_product("winclip", {"product": "hex nut"}, "metal_nut") == {"product": "hex nut"}
+    assert with_product("winclip", {"windows": (2,)}, None) == {"windows": (2,)}
 
 
 def test_public_names():

@@ -95,6 +95,12 @@ def load(model: Path, backbone: str | None):
     return Inspector.load(model, backbone=backbone)
 
 
+def for_batch(inspector: Any, samples: Any):
+    """See Inspector.for_batch."""
+    with bar("compare") as progress:
+        return inspector.for_batch(samples, progress)
+
+
 def calibrated(inspector: Any):
     if inspector.calibration is None:
         raise InvalidArgumentError(

@@ -14,6 +14,7 @@ import typer
 from anomalyhub.cli.support import (
     bar,
     calibrated,
+    for_batch,
     from_labels,
     load,
     open_dataset,
@@ -186,7 +187,7 @@ def predict(
     with output(out, overwrite, [dataset.root], data, model) as staged:
         if staged is None:
             return
-        inspector = load(model, backbone)
+        inspector = for_batch(load(model, backbone), samples)
         if false_alarm_rate is not None:
             threshold = calibrated(inspector).at_rate(false_alarm_rate).threshold
         from anomalyhub.report.results import write_results
@@ -211,7 +212,7 @@ def evaluate(
     dataset = open_dataset(data, product)
     samples = readable(dataset.labelled_test(), skip_unreadable)
     with atomic_file(json_file) if json_file is not None else nullcontext() as staged:
-        inspector = load(model, backbone)
+        inspector = for_batch(load(model, backbone), samples)
         from anomalyhub.pipeline import evaluate as run
         from anomalyhub.state import read_json, write_json
 

@@ -1,4 +1,4 @@
-"""Losses of contrastive and clustering methods. Each is 0, with zero gradients, for an empty batch."""
+"""Losses of contrastive, clustering and segmentation methods; 0, with zero gradients, for an empty batch."""
 
 from __future__ import annotations
 
@@ -66,6 +66,31 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, temperature: float
         return logits.sum((1, 2)) * 0
     log_probs = (logits / temperature).log_softmax(-1)
     return -log_probs.gather(-1, labels.expand(len(logits), -1)[..., None])[..., 0].mean(-1)
+
+
+def focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 2.0) -> torch.Tensor:
+    """Mean of (1 - p)^gamma * -log p over all elements (Lin et al., ICCV 2017).
+
+    logits   any shape; p is the probability that their sigmoid gives to the target
+    targets  of that shape, bool
+    """
+    if not logits.numel():
+        return logits.sum() * 0
+    signed = torch.where(targets, logits, -logits)
+    return ((-signed).sigmoid().pow(gamma) * -F.logsigmoid(signed)).mean()
+
+
+def dice(probs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """1 - (2 |p t| + 1) / (|p| + |t| + 1), averaged over images (Milletari et al., 3DV 2016, without the squares).
+
+    probs    (B, …) in [0, 1]
+    targets  of that shape, bool; the ones make no probability in an empty mask perfect
+    """
+    if not len(probs):
+        return probs.sum() * 0
+    probs, targets = probs.flatten(1), targets.flatten(1).to(probs.dtype)
+    overlap = 2 * (probs * targets).sum(1) + 1
+    return (1 - overlap / (probs.sum(1) + targets.sum(1) + 1)).mean()
 
 
 def _without_self(similarity: torch.Tensor) -> torch.Tensor:

@@ -93,6 +93,17 @@ class Inspector:
         """(image score, map value) above which a detector's own scale says "anomalous"."""
         return getattr(self.detector, "natural_thresholds_", None)
 
+    def for_batch(self, samples: Sequence[Sample], progress: Progress | None = None) -> Inspector:
+        """This inspector with a threshold for images that can only be judged together; itself for any other.
+
+        A detector that scores unlabelled images by each other, and was fitted on none, takes these as its reference.
+        """
+        if not (self.detector.transductive and getattr(self.detector, "unlabelled_", False)):
+            return self
+        former = self.detector
+        detector = type(former)(former.backbone, former.config, former.seed).fit(samples, progress)
+        return Inspector(detector, _calibration(detector, 0.01), self.product)
+
     def map_threshold(self, threshold: float | None = None) -> float:
         """The map value above which a pixel is anomalous, for an image threshold (default: the one in force)."""
         threshold = self.threshold if threshold is None else threshold

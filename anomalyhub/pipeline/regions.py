@@ -78,7 +78,7 @@ def regions_of_detector(
     from anomalyhub.pipeline.inspector import Inspector, MapFiles, chunks
 
     progress(0.0, "loading the detector")
-    inspector = Inspector.load(Path(model), backbone=backbone)
+    inspector = Inspector.load(Path(model), backbone=backbone).for_batch(samples, part(progress, 0.0, 0.3))
     gate = inspector.calibration if false_alarm_rate < 1 else None
     threshold = None if gate is None else gate.at_rate(false_alarm_rate).threshold
     image_scores: list[float] = []
@@ -92,7 +92,7 @@ def regions_of_detector(
             for result in inspector.detector.predict(chunk):
                 maps.append(result.scores)
                 image_scores.append(result.image_score)
-            progress(0.7 * len(maps) / len(samples), f"anomaly maps of {len(maps)} of {len(samples)} images")
+            progress(0.3 + 0.4 * len(maps) / len(samples), f"anomaly maps of {len(maps)} of {len(samples)} images")
         _fit(binarizer, maps, part(progress, 0.7, 0.8))
         judged = None if threshold is None else judge
         return regions_of_maps(samples, maps, binarizer, part(progress, 0.8, 1.0), judged)
