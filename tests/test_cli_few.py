@@ -94,7 +94,7 @@ def test_train_and_use_the_weights_elsewhere(here, capfd):
 
 
 def test_train_says_loudly_that_the_target_was_trained_on(here, capfd):
-    train = f"train siamese --data data --exclude label --set epochs=2 --set batch_size=4 --set size=64 --checkpoints c"
+    train = "train siamese --data data --exclude label --set epochs=2 --set batch_size=4 --set size=64 --checkpoints c"
     out, err = aloud(capfd, f"{train} --target data --out weights")
     assert "trained siamese on 6 images of ring: weights" in out
     assert re.match(r"anomalyhub: WARNING: 6 of the \d+ images were among the training images", err)
@@ -113,13 +113,14 @@ def test_train_says_loudly_that_the_target_was_trained_on(here, capfd):
         ("fit musc --data data --product ring --shots 1 --out o", ["at least 2", "got 1"]),  # one image for MuSc
         ("fit patchcore --data data --product ring --shots 7 --out o", ["7 support images", "there are 6"]),
         ("fit patchcore --shots 0 --out o", ["no normal images to fit on"]),
+        ("fit winclip --shots 0 --product ring --out o", ["clip-vit-large-patch14-336", "HF_HUB_OFFLINE", "clip@"]),
         ("fit winclip --shots 0 --product ' ' --backbone clip@clip --out o", ["product"]),
         (f"fit winclip --shots 0 --product '{'ring ' * 300}' --backbone clip@clip --out o", ["tokens"]),
         ("fit winclip --shots 0 --backbone clip@clip --set layers=9 --out o", ["layers [9]", "1 to 4"]),
-        ("fit winclip --shots 0 --product ring --out o", ["embedded", "--backbone clip"]),
+        ("fit winclip --shots 0 --product ring --backbone embedded --out o", ["embedded", "--backbone clip"]),
         ("fit april-gan --shots 0 --product ring --backbone clip@clip --out o", ["weights", "train april-gan"]),
         ("fit siamese --data data --product ring --set weights=data --out o", ["data"]),
-        ("train april-gan --data data --out o", ["embedded", "clip"]),
+        ("train april-gan --data data --backbone embedded --out o", ["embedded", "clip"]),
         ("train siamese --data data --product all --exclude label --exclude ring --out o", ["every product"]),
     ],
 )

@@ -129,6 +129,11 @@ def choose_layers(
     return layers
 
 
+def even_layers(depth: int) -> list[int]:
+    """Four of 1 to `depth` spread evenly, fewer where there are fewer."""
+    return sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)})
+
+
 def _own_device() -> torch.device:
     """This process's GPU when there is one, else the CPU."""
     if torch.cuda.is_available():

@@ -15,16 +15,17 @@ _CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """A parsed SPEC: the name (or Hub id after `hf:`) and the local weights file, if one is given."""
+    """A parsed SPEC: the name (or Hub id after `hf:`) and the local weights file, or folder of a CLIP, if given."""
 
     text: str
     name: str
     repo_id: str | None = None
     file: Path | None = None
+    folder: Path | None = None
 
 
 def parse_spec(text: str) -> BackboneSpec:
-    """Split `NAME`, `NAME@FILE` or `hf:OWNER/NAME[@FILE]`. Raises InvalidArgumentError or BackboneError."""
+    """Split `NAME[@FILE]`, `clip@FOLDER` or `hf:OWNER/NAME[@FILE]`. Raises InvalidArgumentError or BackboneError."""
     name, _, file = text.strip().partition("@")
     if not name:
         raise InvalidArgumentError(
@@ -40,6 +41,8 @@ def parse_spec(text: str) -> BackboneSpec:
             raise InvalidArgumentError(f"backbone {text!r} is not a Hub id: write hf:OWNER/NAME")
     if name == "embedded" and file:
         raise InvalidArgumentError(f"backbone {text!r}: embedded brings its own weights, leave out the @ and the file")
+    if name == "clip":
+        return BackboneSpec(text, name, folder=_checked_folder(Path(file).expanduser()) if file else None)
     return BackboneSpec(text, name, repo_id, _checked_file(Path(file).expanduser()) if file else None)
 
 
@@ -51,8 +54,35 @@ def _checked_file(path: Path) -> Path:
     return path.resolve()
 
 
-def hub_file(repo_id: str, filename: str, wanted_by: str) -> Path:
+def _checked_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise BackboneError(
+            f"{path} is not a folder: give clip@FOLDER, a folder with the config.json, model.safetensors and "
+            "tokenizer.json of a CLIP"
+        )
+    return path.resolve()
+
+
+def optional_hub_file(repo_id: str, filename: str, wanted_by: str, local: str = "") -> Path | None:
+    """As `hub_file`; None where the repository has no such file."""
+    from huggingface_hub import _CACHED_NO_EXIST, errors, try_to_load_from_cache
+
+    try:
+        path = hub_file(repo_id, filename, wanted_by, local)
+    except BackboneError as error:
+        missing = isinstance(error.__cause__, errors.EntryNotFoundError)
+        if missing and not isinstance(error.__cause__, errors.LocalEntryNotFoundError):
+            return None
+        if try_to_load_from_cache(repo_id, filename) is _CACHED_NO_EXIST:  # an earlier answer, and no Hub now
+            return None
+        raise
+    return path
+
+
+def hub_file(repo_id: str, filename: str, wanted_by: str, local: str = "") -> Path:
     """The local path of a file of a Hub repository: from the cache, else downloaded.
+
+    local  what to give instead, for messages; "" is a weights file
 
     The Hub is asked only when the file is not in the cache; an unreachable Hub is reported within seconds.
     Raises BackboneError naming the remedy.
@@ -66,7 +96,7 @@ def hub_file(repo_id: str, filename: str, wanted_by: str) -> Path:
     if isinstance(cached, str):
         return Path(cached)
     remedy = (
-        f"download it once on a connected machine, pass a local file as {wanted_by}@FILE.safetensors, "
+        f"download it once on a connected machine, {local or f'pass a local file as {wanted_by}@FILE.safetensors'}, "
         "or use --backbone embedded"
     )
     what = f"the weights of {wanted_by!r} ({repo_id}) are not in the local cache"

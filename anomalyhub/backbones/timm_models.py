@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from anomalyhub.backbones.base import DataConfig, TorchBackbone, choose_layers
+from anomalyhub.backbones.base import DataConfig, TorchBackbone, choose_layers, even_layers
 from anomalyhub.backbones.spec import BackboneSpec, fingerprint, hub_file
 from anomalyhub.errors import BackboneError, UnknownNameError
 
@@ -119,8 +119,7 @@ def _create(name: str, arguments: dict[str, Any], spec: str) -> torch.nn.Module:
 
 def _default_layers(strides: Sequence[int], is_vit: bool) -> list[int]:
     if is_vit:
-        depth = len(strides)
-        return sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)})
+        return even_layers(len(strides))
     last = {stride: level for level, stride in enumerate(strides)}
     return [last[stride] for stride in (8, 16) if stride in last] or [len(strides) - 1]
 

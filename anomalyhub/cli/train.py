@@ -14,7 +14,7 @@ from anomalyhub.config import parse_settings
 
 @app.command(
     epilog=_example(
-        "anomalyhub train april-gan --data visa --product all --backbone clip --target mvtec --out april",
+        "anomalyhub train april-gan --data visa --product all --target mvtec --out april",
         "anomalyhub train siamese --data mvtec --exclude tile --backbone resnet18 --checkpoints run --out siamese",
     )
 )
@@ -32,8 +32,8 @@ def train(
         Path | None, typer.Option(help="The data set that will be measured: said loudly if it shares images.")
     ] = None,
     backbone: Annotated[
-        str, typer.Option("--backbone", help="april-gan: clip or clip@FOLDER; siamese: resnet18, convnext_tiny.")
-    ] = "embedded",
+        str | None, typer.Option("--backbone", help="april-gan: clip or clip@FOLDER; siamese: embedded, resnet18, …")
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as epochs=15; repeatable.")
     ] = None,

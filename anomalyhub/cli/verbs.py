@@ -101,7 +101,7 @@ def sample(
         "anomalyhub fit patchcore --data photos --backbone resnet18@weights.safetensors --set layers=2,3 --out model",
         "anomalyhub fit patchcore --data sample --product ring --shots 4 --set augment=true --out few",
         "anomalyhub fit musc --data sample --product ring --split test --out ring_without_normals",
-        "anomalyhub fit winclip --shots 0 --product 'metal ring' --backbone clip --out ring_by_its_name",
+        "anomalyhub fit winclip --shots 0 --product 'metal ring' --out ring_by_its_name",
         "anomalyhub fit siamese --data photos --shots 4 --backbone resnet18 --set weights=siamese --out model",
     )
 )
@@ -120,9 +120,9 @@ def fit(
     ] = None,
     support_set: Annotated[int, typer.Option(help="Which of the fixed choices.", min=0, max=9)] = 0,
     backbone: Annotated[
-        str,
+        str | None,
         typer.Option("--backbone", help="embedded, a timm name, hf:OWNER/NAME or clip; then @FILE if local."),
-    ] = "embedded",
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the detector; may be repeated.")
     ] = None,

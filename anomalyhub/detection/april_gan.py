@@ -89,6 +89,7 @@ class AprilGan(BackboneDetector):
     name = "april-gan"
     title = "APRIL-GAN"
     config_class = AprilGanConfig
+    default_backbone = "clip"
     needs = "auxiliary"
     transductive = False
 

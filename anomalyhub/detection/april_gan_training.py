@@ -79,6 +79,7 @@ class AprilGanTrainer:
     title = "APRIL-GAN"
     split = "test"
     config_class = AprilGanTrainingConfig
+    default_backbone = "clip"
 
     def __init__(self, backbone: Any = "clip", config: AprilGanTrainingConfig | None = None, seed: int = 0):
         self.backbone, self.config, self.seed = backbone, config or AprilGanTrainingConfig(), seed

@@ -32,6 +32,7 @@ class BackboneDetector:
     name: ClassVar[str]
     title: ClassVar[str]  # as people write it, for messages
     config_class: ClassVar[type]
+    default_backbone: ClassVar[str] = "embedded"
 
     def __init__(self, backbone: Any = "embedded", config: Any = None, seed: int = 0):
         self.backbone, self.config, self.seed = backbone, self.config_class() if config is None else config, seed

@@ -48,7 +48,7 @@ class Inspector:
         detector: str | Detector,
         samples: Sequence[Sample],
         *,
-        backbone: Any = "embedded",
+        backbone: Any = None,
         false_alarm_rate: float = 0.01,
         product: str | None = None,
         seed: int = 0,

@@ -15,9 +15,14 @@ from anomalyhub.registry import trainers
 ALL = "all"
 
 
-def create_trainer(name: str, backbone: Any = "embedded", *, seed: int = 0, settings: Mapping[str, Any] | None = None):
-    """An untrained trainer, one of `anomalyhub.registry.trainers`. Raises UnknownNameError, InvalidArgumentError."""
-    return trainers[name].create(backbone, seed=seed, settings=settings or {})
+def create_trainer(name: str, backbone: Any = None, *, seed: int = 0, settings: Mapping[str, Any] | None = None):
+    """An untrained trainer, one of `anomalyhub.registry.trainers`. Raises UnknownNameError, InvalidArgumentError.
+
+    backbone  a SPEC for `create_backbone`, or a backbone; None: the trainer's own choice, "embedded" or "clip"
+    """
+    cls = trainers[name]
+    backbone = getattr(cls, "default_backbone", "embedded") if backbone is None else backbone
+    return cls.create(backbone, seed=seed, settings=settings or {})
 
 
 def training_products(
@@ -54,7 +59,7 @@ def train(
     name: str,
     products: Mapping[str, Split],
     *,
-    backbone: Any = "embedded",
+    backbone: Any = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     checkpoints: Path | None = None,
