@@ -71,7 +71,7 @@ def _refusal(key: str, value: Any, kind: Any) -> InvalidArgumentError:
 
 
 def _convert(key: str, text: str, kind: Any) -> Any:
-    for option in _options(kind):
+    for option in sorted(_options(kind), key=lambda option: option is not type(None)):  # a str takes any text
         try:
             return _parse(text, option)
         except (ValueError, OverflowError):  # the latter for int(inf)

@@ -68,6 +68,36 @@ def tiny_backbone(seed: int = 0, size: int = 32, layers: Sequence[int] = (1, 2))
     )
 
 
+def tiny_vit(seed: int = 0, size: int = 64) -> TorchBackbone:
+    """A random transformer: patches of 4 pixels, width 16, two blocks that are both tapped, a class token."""
+    torch.manual_seed(seed)
+    embedding, first = torch.nn.Conv2d(3, 16, 4, 4), torch.nn.Parameter(torch.randn(1, 1, 16))
+    blocks = [torch.nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True, norm_first=True) for _ in range(2)]
+    module = torch.nn.ModuleList([embedding, *blocks])
+    module.register_parameter("class_token", first)
+
+    def forward(batch, want_cls):
+        patches = embedding(batch)
+        tokens = torch.cat([module.class_token.expand(len(batch), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        levels = []
+        for block in blocks:
+            tokens = block(tokens)
+            levels.append(tokens[:, 1:].transpose(1, 2).reshape(patches.shape))
+        return levels, tokens[:, 0] if want_cls else None
+
+    return TorchBackbone(
+        "tiny-vit",
+        module,
+        forward,
+        layers=(1, 2),
+        channels=(16, 16),
+        strides=(4, 4),
+        data=DataConfig(size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear"),
+        fingerprint=f"tiny-vit-{seed}",
+        device="cpu",
+    )
+
+
 def photo(seed: int, shape: tuple[int, int] = (36, 52), defect: bool = False) -> Sample:
     """A smooth texture with noise; a defective one has a bright square of a quarter of the height, and a mask."""
     rng = np.random.default_rng(seed)

@@ -162,7 +162,7 @@ class MapFolder(Sequence[np.ndarray]):
         `a/1.jpg`); when one path is the end of the other (`1.npy`, or `results/a/1.npy`); or when no other map and no
         other image has its name. Raises InvalidDatasetError for an image without a map and a map of two images.
         """
-        matched = _match(ids, self.names)
+        matched = match_names(ids, self.names)
         missing = [image for image, index in zip(ids, matched, strict=True) if index is None]
         if missing:
             more = f" and {len(missing) - 1} other images" if len(missing) > 1 else ""
@@ -200,8 +200,13 @@ def _without_suffix(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
 
 
-def _match(ids: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """The index of each image's name, or None."""
+def match_names(ids: Sequence[str], names: Sequence[str], *, lone: bool = True) -> list[int | None]:
+    """The index of the name that belongs to each image, or None; the rules of `MapFolder.for_images`.
+
+    ids    images' relative paths
+    names  paths without their last suffix
+    lone   whether an image may have the only name with its last part, whatever the folders
+    """
     place = {name: index for index, name in enumerate(names)}
     matched = [place.get(image, place.get(_without_suffix(image))) for image in ids]
     taken = {index for index in matched if index is not None}
@@ -222,7 +227,7 @@ def _match(ids: Sequence[str], names: Sequence[str]) -> list[int | None]:
             ]
             if ends:
                 matched[at] = max(ends)[1]
-            elif len(candidates) == 1 and stems[parts[-1]] == 1:
+            elif lone and len(candidates) == 1 and stems[parts[-1]] == 1:
                 matched[at] = candidates[0]
     return matched
 

@@ -17,6 +17,7 @@ from anomalyhub.detection.base import BackboneDetector, batches, report
 from anomalyhub.detection.cross_fit import Fold, folds_for
 from anomalyhub.detection.distributed import World
 from anomalyhub.detection.patches import Aggregation, patch_features, upsample_scores
+from anomalyhub.detection.support import VIEWS, view_batches
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.protocols import Progress, part
 from anomalyhub.registry import register_detector
@@ -57,6 +58,7 @@ class PatchCoreConfig:
     index: Literal["auto", "flat", "ivf"] = "auto"  # "flat" is exact everywhere, "auto" exact up to 4096 bank rows
     n_probe: int | None = None  # cells of an inverted file that are searched
     storage: Literal["float32", "float16"] = "float32"
+    augment: bool = False  # each normal image also grey, flipped, moved, turned, darker … (for a few; `support.VIEWS`)
     batch_size: int = 8
     calibration_images: int = 200  # at most so many normals are held out in turn for the threshold; 0: none
 
@@ -118,19 +120,19 @@ class PatchCore(BackboneDetector):
         coreset: StreamingCoreset | None = None
         plan = None
         own = samples if n_images is None else _Share(samples, range(world.rank, n_images, world.size))
-        done = 0
-        for batch in batches(own, self.config.batch_size):
-            rows = self._patches([sample.image for sample in batch])
+        for images, numbers in view_batches(own, self.config.batch_size, self.config.augment):
+            rows = self._patches(images)
             if coreset is None:
                 coreset = self._coreset(rows.shape[-1])
-                per_image = rows.shape[1] * rows.shape[2]
+                per_view = rows.shape[1] * rows.shape[2]
+                per_image = per_view * (len(VIEWS) if self.config.augment else 1)
                 plan = coreset.plan(per_image * (n_images or 1))
                 if n_images:
                     coreset.reserve(per_image * len(own))
                     report(progress, 0.0, str(plan))
-            groups = [fold_of.get(world.rank + (done + i) * world.size, -1) for i in range(len(batch))]
-            coreset.add(rows.reshape(-1, rows.shape[-1]), np.repeat(groups, per_image))
-            done += len(batch)
+            groups = [fold_of.get(world.rank + number * world.size, -1) for number in numbers]
+            coreset.add(rows.reshape(-1, rows.shape[-1]), np.repeat(groups, per_view))
+            done = numbers[-1] + 1
             share = done / len(own) if n_images else 0.5
             report(progress, _FIT * share, f"features {done}" + (f" of {len(own)} images" if n_images else " images"))
         if coreset is None:
@@ -161,8 +163,8 @@ class PatchCore(BackboneDetector):
         """
         self._fitted()
         coreset = self._coreset(self.search_.bank_.shape[1])
-        for done, batch in enumerate(batches(samples, self.config.batch_size)):
-            rows = self._patches([sample.image for sample in batch])
+        for done, (images, _) in enumerate(view_batches(samples, self.config.batch_size, self.config.augment)):
+            rows = self._patches(images)
             coreset.add(rows.reshape(-1, rows.shape[-1]))
             report(progress, 0.5, f"features of batch {done + 1}")
         if coreset.n_seen == 0:

@@ -56,6 +56,7 @@ class StreamingCoreset:
 
     fraction     share of the patches that is kept, in (0, 1]
     byte_budget  bytes for buffer, projections and the selected rows
+    largest      at most so many rows are selected; None: no more than the fraction
     projection   width of the random linear projection that distances are measured in (Johnson-Lindenstrauss); a
                  narrower feature, or None, is not projected
     """
@@ -67,12 +68,13 @@ class StreamingCoreset:
         fraction: float,
         byte_budget: int = 2**30,
         projection: int | None = 128,
+        largest: int | None = None,
         seed: int = 0,
         device: Any = "cpu",
     ):
         if not 0.0 < fraction <= 1.0:
             raise InvalidArgumentError(f"the coreset fraction must be in (0, 1], got {fraction}")
-        self.dim, self.fraction, self.seed, self.device = dim, fraction, seed, device
+        self.dim, self.fraction, self.seed, self.device, self.largest = dim, fraction, seed, device, largest
         self.projection = projection if projection is not None and projection < dim else None
         self.capacity = int(byte_budget // self._bytes_per_row())
         if self.capacity < 64:
@@ -152,7 +154,8 @@ class StreamingCoreset:
 
     def _target(self, n_patches: int) -> int:
         """The bank's size: the fraction of the patches, at most what the budget leaves room to choose from."""
-        return max(1, min(round(self.fraction * n_patches), int(self.capacity * max(self.fraction, 0.5))))
+        share = round(self.fraction * n_patches)
+        return max(1, min(share, self.largest or share, int(self.capacity * max(self.fraction, 0.5))))
 
     def compact(self) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
         """What another coreset needs to `merge` this one: thinned rows, their groups, patches seen per group."""
