@@ -57,7 +57,7 @@ class TorchBackbone:
     ):
         self.device = torch.device(device) if device is not None else _own_device()
         self.module = module.eval().requires_grad_(False).to(self.device)
-        self.spec, self._forward = spec, forward
+        self.spec, self._taps = spec, forward
         self.layers, self.channels, self.strides = tuple(layers), tuple(channels), tuple(strides)
         self.data, self.size, self.fingerprint = data, data.size, fingerprint
         self._mean = torch.tensor(data.mean, device=self.device).mul(255.0)[:, None, None]
@@ -100,6 +100,15 @@ class TorchBackbone:
             Features(tuple(level[i].copy() for level in maps), None if tokens is None else tokens[i].copy())
             for i in range(len(images))
         ]
+
+    def _forward(self, batch: torch.Tensor, want_cls: bool) -> tuple[Sequence[torch.Tensor], torch.Tensor | None]:
+        try:
+            return self._taps(batch, want_cls)
+        except AssertionError as error:  # timm's way to say that a size does not suit the patches
+            raise InvalidArgumentError(
+                f"{self.spec} does not take images of {batch.shape[-1]} pixels ({error}): "
+                f"resize to a multiple of {max(self.strides)}"
+            ) from error
 
     def _resized(self, image: np.ndarray, resize: int, crop: int | None) -> np.ndarray:
         height, width = image.shape[:2]

@@ -25,6 +25,7 @@ from anomalyhub.detection.mutual import (
     mutual_means,
     unit_patches,
 )
+from anomalyhub.detection.provenance import digest
 from anomalyhub.detection.token_set import TokenSet, read_tokens, tokens_of
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.protocols import Progress, part
@@ -119,14 +120,14 @@ class MuSc(BackboneDetector):
     """Scores patches by how far they are from the nearest patches of other images, none of which has a label.
 
     Without a reference (fitted on no image) `predict` judges the given images by each other. Fitted on two images or
-    more it keeps those as the reference and judges each image by it; one that is in the reference, pixel for pixel, is
-    not compared with itself and gets the score that it had among the others.
+    more it keeps those as the reference and judges each image by it; one that is in the reference, pixel for pixel, has
+    been judged by the others and gets that score again.
 
     Image scores are in units of the map. They are smoothed over images alike (RsCIN) where the backbone has class
     tokens.
 
-    Fitted: reference_ (a TokenSet or None), held_out_scores_ and held_out_peaks_ (N,) float32 image scores and map
-    maxima of the reference's images among each other; unlabelled_ says that these may hold defects.
+    Fitted: reference_ (a TokenSet or None); of its images among each other patch_scores_ (N, P), held_out_scores_ and
+    held_out_peaks_ (N,) float32 (image scores, map maxima); unlabelled_ says that these may hold defects.
     """
 
     name = "musc"
@@ -144,10 +145,12 @@ class MuSc(BackboneDetector):
         scratch = Scratch(self.config.byte_budget)
         tokens = self._read(*self._drawn(samples), scratch, part(progress, 0.0, _READ))
         peaks = scores = np.zeros(0, np.float32)
+        patch_scores = np.zeros((0, 0), np.float32)
         if tokens is not None:
-            peaks = np.array([one.max() for one in self._mutual(tokens, scratch, part(progress, _READ, 0.99))])
+            patch_scores = self._mutual(tokens, scratch, part(progress, _READ, 0.99))
+            peaks = np.array([one.max() for one in _maps(patch_scores, tokens)])
             scores = self._image_scores(peaks, tokens.cls)
-        self._set(tokens, scores, peaks)
+        self._set(tokens, patch_scores, scores, peaks)
         report(progress, 1.0, f"reference of {len(scores)} images" if len(scores) else "no reference")
         return self
 
@@ -164,52 +167,51 @@ class MuSc(BackboneDetector):
         tokens = self._read(samples, len(samples) if isinstance(samples, Sized) else 0, scratch)
         if tokens is None:
             return []
-        maps = list(self._mutual(tokens, scratch))
+        maps = list(_maps(self._mutual(tokens, scratch), tokens))
         scores = self._image_scores(np.array([one.max() for one in maps]), tokens.cls)
         return [AnomalyMap(one, float(score)) for one, score in zip(maps, scores, strict=True)]
 
     def _by_reference(self, samples: Iterable[Sample]) -> list[AnomalyMap]:
-        if self._patches is None:
-            self._patches = self._reference_patches()
         results = []
         for batch in batches(samples, self.config.batch_size):
-            tokens = tokens_of(
-                self._backbone(), [sample.image for sample in batch], self.config.resize, self.config.storage
-            )
-            # of images that are in the reference twice only one is left out, as when they judged each other
-            own = [self._places.get(key) for key in tokens.digests.tolist()]
-            patch_scores = self._reference_scores(tokens, own)
-            for i, shape in enumerate(tokens.shapes):
-                one = _map(patch_scores[i], tokens.grid, shape)
-                score = float(one.max())
-                if tokens.cls is not None:
-                    score = self._smoothed(score, tokens.cls[i], own[i])
-                results.append(AnomalyMap(one, score))
+            places = [self._places.get(digest(sample.image)) for sample in batch]
+            unknown = [sample.image for sample, place in zip(batch, places, strict=True) if place is None]
+            compared = iter(self._compared(unknown))
+            for sample, place in zip(batch, places, strict=True):
+                results.append(next(compared) if place is None else self._kept(place, sample.image.shape[:2]))
         return results
 
-    def _reference_scores(self, tokens: TokenSet, own: Sequence[int | None]) -> np.ndarray:
-        """(B, P) float32 patch scores by the reference; own: each image's place in it, or None."""
-        config, device = self.config, self._backbone().device
+    def _kept(self, place: int, shape: tuple[int, int]) -> AnomalyMap:
+        """What an image of the reference scored among the others."""
+        scores = _map(self.patch_scores_[place], self.reference_.grid, shape)
+        return AnomalyMap(scores, float(self.held_out_scores_[place]))
+
+    def _compared(self, images: Sequence[np.ndarray]) -> list[AnomalyMap]:
+        """Images that are not in the reference, by the reference."""
+        if not images:
+            return []
+        if self._patches is None:
+            self._patches = self._reference_patches()
+        tokens = tokens_of(self._backbone(), images, self.config.resize, self.config.storage)
+        device = self._backbone().device
         total = np.zeros(tokens.levels[0].shape[:2])
         for (r, level), patches in self._patches.items():
             queries = torch.tensor(np.asarray(tokens.levels[level], np.float32), device=device)
             distances = distances_to(unit_patches(queries, tokens.grid, r), patches)
-            for i, place in enumerate(own):
-                if place is not None:
-                    distances[i, place] = np.inf
-                count = len(patches) - (place is not None)
-                total[i] += lowest_mean(distances[i : i + 1], kept(config.top, count), device)[0]
-        return (total / len(self._patches)).astype(np.float32)
+            total += lowest_mean(distances, kept(self.config.top, len(patches)), device)
+        patch_scores = (total / len(self._patches)).astype(np.float32)
+        maps = [_map(row, tokens.grid, shape) for row, shape in zip(patch_scores, tokens.shapes, strict=True)]
+        classes = [None] * len(maps) if tokens.cls is None else tokens.cls
+        return [AnomalyMap(one, self._smoothed(float(one.max()), cls)) for one, cls in zip(maps, classes, strict=True)]
 
-    def _smoothed(self, score: float, cls: np.ndarray, own: int | None) -> float:
-        """RsCIN of one image among the reference."""
+    def _smoothed(self, score: float, cls: np.ndarray | None) -> float:
+        """RsCIN of one image among the reference, where there are class tokens."""
         peaks = self.held_out_peaks_.astype(np.float64)
         low, high = peaks.min(), peaks.max()
-        if high <= low:
+        if cls is None or high <= low:
             return score
-        others = np.arange(len(peaks)) != (-1 if own is None else own)
-        similarity = np.append(1.0, _unit(self.reference_.cls[others]) @ _unit(cls[None])[0])
-        scaled = (np.append(score, peaks[others]) - low) / (high - low)
+        similarity = np.append(1.0, _unit(self.reference_.cls) @ _unit(cls[None])[0])
+        scaled = (np.append(score, peaks) - low) / (high - low)
         return float(low + (high - low) * _means_of_alike(similarity[None], scaled, self.config.k_list)[0])
 
     def _image_scores(self, peaks: np.ndarray, cls: np.ndarray | None) -> np.ndarray:
@@ -219,13 +221,11 @@ class MuSc(BackboneDetector):
         low, high = float(peaks.min()), float(peaks.max())
         return (low + (high - low) * rscin(peaks, cls, self.config.k_list)).astype(np.float32)
 
-    def _mutual(self, tokens: TokenSet, scratch: Scratch, progress: Progress | None = None) -> Iterator[np.ndarray]:
-        """The maps of images that judge each other."""
+    def _mutual(self, tokens: TokenSet, scratch: Scratch, progress: Progress | None = None) -> np.ndarray:
+        """(N, P) patch scores of images that judge each other."""
         _check_count(len(tokens))
         config, device = self.config, self._backbone().device
-        levels, grid = tokens.levels, tokens.grid
-        scores = mutual_means(levels, grid, config.r_list, config.top, scratch, device, progress)
-        return (_map(row, grid, shape) for row, shape in zip(scores, tokens.shapes, strict=True))
+        return mutual_means(tokens.levels, tokens.grid, config.r_list, config.top, scratch, device, progress)
 
     def _reference_patches(self) -> dict[tuple[int, int], np.ndarray]:
         """(N, P, C) neighbourhood features of the reference, by (r, layer)."""
@@ -264,8 +264,9 @@ class MuSc(BackboneDetector):
     def _layers(self, spec: str) -> Sequence[int] | None:
         return _EMBEDDED_BLOCKS if self.config.layers is None and spec.strip() == "embedded" else self.config.layers
 
-    def _set(self, reference: TokenSet | None, scores: np.ndarray, peaks: np.ndarray) -> None:
-        self.reference_, self.held_out_scores_, self.held_out_peaks_ = reference, scores, peaks
+    def _set(self, reference: TokenSet | None, patch_scores: np.ndarray, scores: np.ndarray, peaks: np.ndarray) -> None:
+        self.reference_, self.patch_scores_ = reference, patch_scores
+        self.held_out_scores_, self.held_out_peaks_ = scores, peaks
         self.unlabelled_ = True
         self.transductive = reference is None
         self._patches: dict[tuple[int, int], np.ndarray] | None = None  # made when first needed
@@ -273,7 +274,7 @@ class MuSc(BackboneDetector):
         self._places = {key: place for place, key in enumerate(known)}
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        arrays = {"scores": self.held_out_scores_, "peaks": self.held_out_peaks_}
+        arrays = {"patch_scores": self.patch_scores_, "scores": self.held_out_scores_, "peaks": self.held_out_peaks_}
         if self.reference_ is None:
             return {"grid": None}, arrays
         arrays |= {f"tokens{number}": level for number, level in enumerate(self.reference_.levels)}
@@ -290,9 +291,14 @@ class MuSc(BackboneDetector):
             reference = TokenSet((height, width), levels, cls, arrays["digests"])
             expected = (len(arrays["peaks"]), height * width)
             sizes = {len(arrays["peaks"]), len(arrays["scores"]), len(reference), *([] if cls is None else [len(cls)])}
-            if not levels or len(sizes) > 1 or any(level.shape[:2] != expected for level in levels):
+            shapes = {arrays["patch_scores"].shape, *(level.shape[:2] for level in levels)}
+            if not levels or len(sizes) > 1 or shapes != {expected}:
                 raise ValueError("tokens, scores and digests differ in length")
-        self._set(reference, arrays["scores"], arrays["peaks"])
+        self._set(reference, arrays["patch_scores"], arrays["scores"], arrays["peaks"])
+
+
+def _maps(patch_scores: np.ndarray, tokens: TokenSet) -> Iterator[np.ndarray]:
+    return (_map(row, tokens.grid, shape) for row, shape in zip(patch_scores, tokens.shapes, strict=True))
 
 
 def _map(patch_scores: np.ndarray, grid: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:

@@ -40,9 +40,7 @@ class SiameseConfig:
     resize: int | None = None  # side of the square input; None: what the weights were trained at, else the backbone's
     augment: bool = True  # supports under every view of `support.VIEWS` (section 4.3)
     coreset: float = 0.1  # share of the patches kept, as in PatchCore; the thesis gives no figure
-    bank_rows: int = (
-        2048  # at most so many per layer, so that search takes no longer than a ResNet-18 (product default)
-    )
+    bank_rows: int = 1024  # at most so many per layer, 10 % of stage 1 of 2 images: search stays fast (product choice)
     projection: int = 128  # of the selection's distances, as in PatchCore
     reweight_neighbours: int = 9  # b of section 4.3, as in PatchCore
     sigma: float = 4.0  # of the map's smoothing, in pixels of the resized frame, section 4.3

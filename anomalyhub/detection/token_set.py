@@ -42,14 +42,9 @@ class TokenSet:
 def tokens_of(backbone: Any, images: Sequence[np.ndarray], resize: int | None, storage: str) -> TokenSet:
     """The tokens of one batch of (H, W, 3) uint8 images; `storage` is the type of the levels.
 
-    Raises InvalidArgumentError where the tapped layers lie on several grids, or the backbone does not take the size.
+    Raises InvalidArgumentError where the tapped layers lie on several grids.
     """
-    try:
-        features = backbone.extract(images, resize)
-    except AssertionError as error:  # timm's way to say that the size is not a multiple of the patch
-        raise InvalidArgumentError(
-            f"{backbone.spec} does not take a resize of {resize} ({error}): give a multiple of {max(backbone.strides)}"
-        ) from error
+    features = backbone.extract(images, resize)
     grids = [level.shape[1:] for level in features[0].maps]
     if len(set(grids)) > 1:
         raise InvalidArgumentError(
