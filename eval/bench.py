@@ -9,8 +9,20 @@ from pathlib import Path
 from common import shared
 
 HERE = Path(__file__).parent
-ALL = ("metrics", "coreset", "predict", "backbone", "detection", "mebin", "discovery", "chain", "app")
-NEEDS_SHARED = ("coreset", "predict", "backbone", "detection", "mebin", "discovery", "chain")
+ALL = (
+    "metrics",
+    "coreset",
+    "predict",
+    "backbone",
+    "detection",
+    "musc",
+    "mebin",
+    "discovery",
+    "chain",
+    "fewshot",
+    "app",
+)
+NEEDS_SHARED = ("coreset", "predict", "backbone", "detection", "musc", "mebin", "discovery", "chain", "fewshot")
 
 
 def main(names: list[str]) -> int:

@@ -32,6 +32,30 @@ def detection_rows() -> list[str]:
     return rows
 
 
+def musc_rows() -> list[str]:
+    """MuSc, which is given no normal image, beside PatchCore, which is given 761; and how it grows."""
+    found = result("musc")
+    rows = [
+        "| MTD, 583 test images | backbone | image AUROC | pixel AUROC | AUPRO | seconds | peak memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    tables = [
+        ("MuSc, no normal images", name, found[name]["metrics"] | found[name]) for name in ("vit_tiny", "embedded")
+    ]
+    for name, row in found["patchcore"].items():
+        tables.append(("PatchCore, 761 normal images", name, row | {"seconds": row["fit_seconds"]}))
+    for method, backbone, m in tables:
+        rows.append(
+            f"| {method} | {backbone} | {m['image_auroc']:.3f} | {m['pixel_auroc']:.3f} | {m['aupro']:.3f} "
+            f"| {m['seconds']:.0f} | {m['peak_gib']:.1f} GiB |"
+        )
+    counts = ", ".join(f"{row['n']} images {row['seconds']:.0f} s" for row in found["growth"]["rows"])
+    one, exponent = found["reference"]["unlabelled"], found["growth"]["exponents"]["pair_seconds"]
+    rows += ["", f"Growth: {counts}; the pairs alone as N to the power {exponent:.2f}."]
+    rows += [f"One image against {one['n_reference']} kept ones: {1e3 * one['seconds_per_image']:.0f} ms."]
+    return rows + [f"Share of the machine's product rate: {found['vit_tiny']['share_of_limit']:.0%}."]
+
+
 def speed_rows() -> list[str]:
     coreset, predict, metrics, app = (result(name) for name in ("coreset", "predict", "metrics", "app"))
     narrow, full, speed = coreset["projected_128"], coreset["full_384"], metrics["speed"]
@@ -124,6 +148,19 @@ def auto_rows() -> list[str]:
     return rows
 
 
+def fewshot_rows() -> list[str]:
+    """Image AUROC on MTD by the number of normal images, mean and deviation over ten support sets."""
+    found = result("fewshot")
+    shots = list(found["shots"])
+    head = " | ".join(f"{count} images" for count in shots)
+    rows = [f"| method | {head} | one image |", "|---|" + "---|" * (len(shots) + 1)]
+    for method in found["shots"][shots[0]]:
+        figures = (found["shots"][count][method]["image_auroc"] for count in shots)
+        cells = " | ".join(f"{figure['mean']:.3f} ± {figure['std']:.3f}" for figure in figures)
+        rows.append(f"| {method} | {cells} | {found['speed'][method]['milliseconds_per_image']:.0f} ms |")
+    return rows
+
+
 def backbone_rows() -> list[str]:
     """The model card of the embedded backbone: size, speed, detection, separability."""
     found, detection = result("backbone"), result("detection")
@@ -174,6 +211,8 @@ def _auroc(mine: float, theirs: float) -> tuple[str, str, str]:
 def main() -> None:
     print("\n".join(detection_rows()), "\n".join(speed_rows()), "\n".join(alarm_rows()), sep="\n\n")
     print("", "\n".join(kinds_rows()), "", "\n".join(inductive_rows()), "", "\n".join(auto_rows()), sep="\n")
+    print("", "\n".join(musc_rows()), sep="\n")
+    print("", "\n".join(fewshot_rows()), sep="\n")
     print("", "\n".join(backbone_rows()), "", "\n".join(depth_rows()), sep="\n")
 
 

@@ -13,8 +13,11 @@ import pytest
 from job_helpers import LONG, end_all, gone, tree, until
 
 from anomalyhub import cli
+from anomalyhub.config import configure
 from anomalyhub.data.sample import write_sample
+from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.jobs import JobStore, files
+from anomalyhub.jobs.fit import FitConfig
 
 QUICK = {"coreset": "0.1", "resize": "64", "crop": "64"}
 
@@ -58,6 +61,27 @@ def foreign_accelerate_config(tmp_path, monkeypatch):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "either data"),
+        ({"data": "data", "images": []}, "either data"),  # both, although one is empty
+        ({"images": [["a.png"]]}, "pairs of two texts"),
+        ({"images": [], "kept": [["a.png", 1]]}, "pairs of two texts"),
+        ({"images": ["ab"]}, "pairs of two texts"),
+    ],
+)
+def test_what_a_fit_refuses(config, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        configure(FitConfig, config)
+
+
+def test_a_fit_may_have_no_images_and_keep_some():
+    """For detectors that want none; what the model will check is named so that it is kept."""
+    config = configure(FitConfig, {"images": [], "kept": [["a.png", "/there/a.png"]], "detector": "winclip"})
+    assert config.images == () and len(config.kept) == 1
 
 
 def test_a_fit_is_what_the_command_line_writes(fits, data, tmp_path, monkeypatch, foreign_accelerate_config):

@@ -163,6 +163,76 @@ def test_a_fit_found_again_can_be_cancelled(page):
     assert page.problems == []
 
 
+@pytest.mark.timeout(300)  # two fits, and photos that are compared twice
+def test_no_normal_photos_and_a_few(page, tmp_path: Path):
+    page.click("#ah-have >> text=No normal photos")
+    page.wait_for_selector("#ah-method-none")
+    assert "Show the photos to check" in page.inner_text(".ah-current") and not page.is_visible("#ah-shots")
+    page.click("#ah-product >> text=Ring")
+    page.click("#ah-use-sample")
+    page.wait_for_selector("text=Now press Compare")
+    page.click("#ah-method-none >> text=WinCLIP")
+    page.wait_for_selector("text=Now press Prepare")
+    assert page.input_value("#ah-product-name :is(input, textarea)") == "machined ring"
+    page.click("#ah-method-none >> text=MuSc")
+    page.wait_for_selector("text=Now press Compare")
+    assert not page.is_visible("#ah-product-name")
+    page.click("#ah-learn")
+    page.wait_for_selector("#ah-learn-slot [role=progressbar]")
+    page.wait_for_selector("text=It compared 40 photos with each other")
+    page.click("#ah-check")
+    page.wait_for_selector(".ah-card >> nth=39")
+    assert page.locator(".ah-card").count() == 40
+    assert "if most of the photos that were compared are normal" in page.inner_text("#ah-summary")
+
+    page.click("#ah-have >> text=2 to 8 normal photos")
+    page.wait_for_selector("text=Start with a few normal parts")
+    assert page.is_disabled("#ah-learn") and page.locator(".ah-card:visible").count() == 0
+    page.click("#ah-have >> text=No normal photos")  # nothing is lost
+    page.wait_for_selector(".ah-card >> nth=39")
+    page.click("#ah-have >> text=2 to 8 normal photos")
+    page.wait_for_selector("text=Start with a few normal parts")
+    page.fill("#ah-shots input[type=number]", "3")
+    page.keyboard.press("Tab")
+    page.click("#ah-use-sample")
+    page.wait_for_selector("text=Now press Learn")
+    assert "3 normal images of Machined ring" in page.inner_text(".ah-done")
+    page.click("#ah-method-few >> text=Category-agnostic")
+    page.click("#ah-learn")
+    page.wait_for_selector("text=Learned from these 3 photos")
+    page.wait_for_selector("text=Ready to check unknown parts")
+    names = page.eval_on_selector_all("#ah-support img", "images => images.map(image => image.title)")
+    assert len(set(names)) == 3 and all(name.startswith("train/good/") for name in names)
+    page.click("#ah-check")
+    page.wait_for_function("document.querySelectorAll('.ah-card').length === 18")
+    page.wait_for_selector("text=Check again")
+    assert not page.is_visible("#ah-file") and not page.is_visible("#ah-picked")  # helpers of the page
+    look(page, tmp_path)
+
+    reload(page)  # model and mode are found again
+    page.wait_for_selector("text=Learned from these 3 photos")
+    page.wait_for_selector("text=Ready to check unknown parts")
+    assert page.is_checked("#ah-have input[value=few]") and page.is_checked("#ah-method-few input[value=siamese]")
+    assert page.eval_on_selector_all("#ah-support img", "images => images.map(image => image.title)") == names
+    assert page.problems == [] and page.hosts == {"127.0.0.1"}
+
+
+def test_why_it_failed_stays_on_the_page(page):
+    """The message goes away after a while, the reason is there until something else is chosen."""
+    page.click("#ah-have >> text=2 to 8 normal photos")
+    page.click("#ah-use-sample")
+    page.wait_for_selector("text=Now press Learn")
+    page.click("#ah-method-few >> text=APRIL-GAN")
+    page.wait_for_selector("#ah-weights")
+    page.click("#ah-learn")
+    page.wait_for_selector("#ah-learn-slot >> text=APRIL-GAN needs trained weights")
+    page.click("[data-testid=toast-close]")
+    page.wait_for_selector("[data-testid=toast-close]", state="detached")
+    assert page.is_visible("#ah-learn-slot >> text=APRIL-GAN needs trained weights") and page.is_enabled("#ah-learn")
+    page.click("#ah-method-few >> text=Category-agnostic")
+    page.wait_for_selector("#ah-learn-slot >> text=APRIL-GAN needs trained weights", state="hidden")
+
+
 def look(page, folder: Path) -> None:
     """Screenshots, wide and narrow, light and dark; nothing is cut off, and the ground is what it should be."""
     for dark in looks(page, folder, (1280, 820)):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from job_helpers import LONG, end_all
 from PIL import Image
+from ui_helpers import learn, photo, save
 from ui_server import serve
 
 from anomalyhub.data import Split
@@ -31,26 +32,11 @@ from anomalyhub.errors import (
     UnknownNameError,
 )
 from anomalyhub.ui import __main__ as entry
-from anomalyhub.ui import build_app, detect, detect_tab, learning, sources, views
+from anomalyhub.ui import build_app, detect, detect_tab, guide, learning, sources, views
 from anomalyhub.ui.session import Job, Session, Source, plain_words
 from anomalyhub.ui.work import MAX_ACTIVE, Work
 
 NASTY = "<img src=x onerror=alert(1)>.png"
-
-
-def photo(rng: np.random.Generator, spot: bool = False) -> np.ndarray:
-    """(48, 72, 3) uint8 of a smooth texture, maybe with a dark spot on the right."""
-    y, x = np.mgrid[:48, :72]
-    image = 128 + 40 * np.sin(x / 4 + rng.uniform(0, 6)) + 30 * np.sin(y / 3) + rng.normal(0, 2, (48, 72))
-    if spot:
-        image[14:34, 44:64] = 5
-    return np.repeat(image.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def save(path: Path, image: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +69,6 @@ def work(tmp_path_factory):
     work = Work(tmp_path_factory.mktemp("home"))
     yield work
     end_all(work.store)
-
-
-def learn(session: Session, work: Work, trusted: bool = True, **settings) -> list[tuple[float, str]]:
-    """Learn to the end; what the visitor saw meanwhile."""
-    return list(learning.learn(session, learning.Settings(**settings), trusted, work))
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +279,8 @@ def test_a_page_that_leaves_and_its_return(work, tmp_path, rng):
     steps = learning.learn(session, learning.Settings(), True, work)
     next(steps)
     memory = json.loads(json.dumps(learning.remembered(session)))
-    assert memory == {"kind": "upload", "key": "", "model": None, "learning": session.learning.id}
+    chosen = {"kind": "upload", "key": "", "have": "many", "method": "patchcore"}
+    assert memory == chosen | {"model": None, "learning": session.learning.id}
     session.cancel()  # the page leaves
     with pytest.raises(Cancelled):
         list(steps)
@@ -309,10 +291,10 @@ def test_a_page_that_leaves_and_its_return(work, tmp_path, rng):
     later = Session()
     learning.recall(later, memory, None, work)
     assert later.busy == "learn" and later.learning.id == memory["learning"]
-    assert "Learning what is normal" in views.stage(later) and "6 normal images" in views.step_heads(later)[0]
+    assert "Learning what is normal" in guide.stage(later) and "6 normal images" in guide.step_heads(later)[0]
     list(learning.go_on(later, work))
     assert later.fit_job == memory["learning"] and later.inspector is not None and later.busy == ""
-    assert views.stage(later).count("<img") == 6
+    assert guide.stage(later).count("<img") == 6
 
     detect.take_unknown(later, [save(tmp_path / "bad.png", photo(rng, True)), save(tmp_path / "good.png", photo(rng))])
     assert detect.check(later, "uploads") == "1 of 2 looks defective"
@@ -525,7 +507,7 @@ def test_names_are_escaped(checked):
     index = next(i for i, one in enumerate(checked.checked) if one.ref.id.endswith(NASTY))
     pages = [views.gallery(checked), views.detail(checked, index), views.notice_list([NASTY])]
     source = Source(NASTY, checked.source.normals, sources.Split(), "upload")
-    pages += [*views.step_heads(Session(source=source)), views.stage(Session(source=source))]
+    pages += [*guide.step_heads(Session(source=source)), guide.stage(Session(source=source))]
     for page in pages:
         assert "<img src=x" not in page
     assert "&lt;img src=x" in pages[0] and "&lt;img src=x" in pages[1]
@@ -557,12 +539,12 @@ def test_slider_holds_every_score_and_both_thresholds(checked):
 
 
 def test_empty_states_say_what_to_do(learned, root):
-    assert "Choose a sample product" in views.stage(Session())
+    assert "Choose a sample product" in guide.stage(Session())
     chosen = Session()
     detect.use_dataset(chosen, root, "flat")
-    assert "Now press Learn" in views.stage(chosen)
-    assert views.stage(chosen).count("<img") == 3
-    assert "press Check" in views.stage(learned)
+    assert "Now press Learn" in guide.stage(chosen)
+    assert guide.stage(chosen).count("<img") == 3
+    assert "press Check" in guide.stage(learned)
 
 
 @pytest.mark.parametrize(
@@ -570,7 +552,7 @@ def test_empty_states_say_what_to_do(learned, root):
     [("new", ["current", "todo", "todo"]), ("learned", ["done", "done", "current"]), ("checked", ["done"] * 3)],
 )
 def test_the_next_step_is_highlighted(state, steps, learned, checked):
-    heads = views.step_heads({"new": Session(), "learned": learned, "checked": checked}[state])
+    heads = guide.step_heads({"new": Session(), "learned": learned, "checked": checked}[state])
     assert [next(s for s in ("done", "current", "todo") if f"ah-{s}" in head) for head in heads] == steps
 
 
@@ -584,7 +566,7 @@ def test_p_text(p_value, text):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("features 8 of 24 images", "Looking at normal parts: 8 of 24"),
+        ("features 8 of 24 images", "Looking at photos: 8 of 24"),
         ("threshold: fold 1 of 4", "Setting the threshold with parts held out: round 1"),
         ("waiting for 2 other jobs on this device", "Waiting for 2 other jobs to end"),
         ("something new", "Something new"),  # a stage that nobody translated
@@ -636,6 +618,20 @@ def test_every_event_has_a_name(app):
     assert len(names) == len(set(names))
     listed = {f.api_name for f in app.fns.values() if f.api_visibility == "public"}
     assert {"use_sample", "upload_normals", "use_dataset", "learn", "check", "set_threshold", "download_csv"} <= listed
+
+
+def test_what_visitors_from_elsewhere_are_offered(app, root):
+    """No method that wants files of this machine, and a sentence that says why."""
+
+    def offered(blocks: gr.Blocks) -> tuple[list[str], bool]:
+        parts = [part["props"] for part in blocks.get_config_file()["components"]]
+        (radio,) = (one for one in parts if one.get("elem_id") == "ah-method-none")
+        return [key for _, key in radio["choices"]], any(
+            "run the app yourself" in str(one.get("value")) for one in parts
+        )
+
+    assert offered(app) == (["musc", "winclip", "april-gan"], False)
+    assert offered(built(root)) == (["musc", "winclip"], True)
 
 
 def test_heavy_events_share_one_queue_and_light_ones_wait_for_nobody(app):
@@ -755,3 +751,20 @@ def test_a_client_uploads(client, tmp_path, rng):
         who.predict([handle_file(hostile_zip(tmp_path))], api_name="/upload_normals")
     with pytest.raises(Exception):  # noqa: B017  a path that was never uploaded
         who.predict([{"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}], api_name="/upload_normals")
+
+
+def test_a_client_says_what_it_has(client, tmp_path, rng):
+    """Without a method it gets the default for what it has; clients that know of no choice go on as before."""
+    from gradio_client import handle_file
+
+    who = client()
+    files = [handle_file(save(tmp_path / f"{i}.png", photo(rng, spot=i == 4))) for i in range(5)]
+    assert "5 photos of your product are ready" in who.predict(files, "none", api_name="/upload_normals")
+    said, memory = who.predict("embedded", 10, 1, 0, api_name="/learn")
+    assert "5 photos of your product are ready. Next: check" in said
+    assert (memory["have"], memory["method"]) == ("none", "musc")
+    _, _, table = who.predict("tests", api_name="/check")
+    assert table["data"][0][0] == "4.png"
+    assert "4 normal images" in who.predict(files[:4], have="few", api_name="/upload_normals")
+    with pytest.raises(Exception, match="needs trained weights"):
+        who.predict(few_method="april-gan", api_name="/learn")

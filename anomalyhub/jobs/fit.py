@@ -11,7 +11,9 @@ from anomalyhub.jobs.kinds import Context, register_job
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What to fit, and on which normal images: those of a data set, or a list.
+    """What to fit, and on which images: those of a data set, or a list.
+
+    Most detectors want normal images; some take a few, none (an empty list), or unlabelled ones.
 
     data             a path for `load_dataset`; its train split is taken
     product          one of the data set's products; with `images`, the name that the model gets
@@ -21,6 +23,8 @@ class FitConfig:
     settings         fields of the detector's config
     false_alarm_rate share of normal images that may be called anomalous, in (0, 1)
     skip_unreadable  leave damaged images out and name them in the log
+    kept             (id, path) of images that the fit does not read, such as those that its model will check: whoever
+                     keeps files for jobs keeps these as well
     """
 
     data: str | None = None
@@ -31,11 +35,12 @@ class FitConfig:
     settings: dict = field(default_factory=dict)
     false_alarm_rate: float = 0.01
     skip_unreadable: bool = False
+    kept: tuple = ()
 
     def __post_init__(self):
         if (self.data is None) == (self.images is None):
             raise InvalidArgumentError("a fit needs either data (a path) or images (pairs of id and path): give one")
-        for pair in self.images or ():
+        for pair in (*(self.images or ()), *self.kept):
             if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
                 raise InvalidArgumentError(f"images must be pairs of two texts, id and path, got {pair!r}")
 
@@ -46,11 +51,10 @@ def run(context: Context) -> None:
     context.progress(0.0, "loading")
     from anomalyhub.data import SampleRef, Split, load_dataset
     from anomalyhub.pipeline import Inspector
-    from anomalyhub.types import GOOD
 
     config, product = context.config, context.config.product
     if config.images is not None:
-        samples = Split(SampleRef(name, Path(path), GOOD) for name, path in config.images)
+        samples = Split(SampleRef(name, Path(path)) for name, path in config.images)
     else:
         dataset = load_dataset(config.data, product)
         samples, product = dataset.split("train"), dataset.product

@@ -68,17 +68,15 @@ class SpatialTransformer(nn.Module):
         return _resampled(x, matrices), matrices
 
 
-class ResidualHead(nn.Module):
-    """1x1 convolutions with ReLU between them, added to their input: the identity at the start, as the last is zero."""
+class Encoder(nn.Module):
+    """Three 1x1 convolutions with ReLU between them, added to their input: the identity at the start."""
 
-    def __init__(self, width: int, depth: int):
+    def __init__(self, width: int):
         super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(depth):
-            layers += [nn.Conv2d(width, width, 1), nn.ReLU()]
-        self.layers = nn.Sequential(*layers[:-1])
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        first, second, last = (nn.Conv2d(width, width, 1) for _ in range(3))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.layers(x)
@@ -90,8 +88,9 @@ class SiameseNetwork(nn.Module):
     backbone   a Backbone over a timm ResNet or ConvNeXt, or `embedded`; its stages are copied
     transform  kind of the spatial transformers
 
-    All weights are trained (algorithm 1, line 8). Everything that is added to the trunk starts as the identity, because
-    the published steps are few and small: training moves on from the trunk's own features. The trunk's normalisation
+    All weights are trained (algorithm 1, line 8). Transformers and encoders start as the identity, because the
+    published steps are small: training moves on from the trunk's own features. Predictors do not: with an identity
+    there, images are pulled together at once, and what tells a defect goes with the rest. The trunk's normalisation
     keeps its statistics.
     Raises InvalidArgumentError for a backbone without three convolutional stages.
     """
@@ -102,8 +101,8 @@ class SiameseNetwork(nn.Module):
         widths = _widths(stem, stages)
         self.stem, self.stages = stem.requires_grad_(True), nn.ModuleList(stages).requires_grad_(True)
         self.transformers = nn.ModuleList(SpatialTransformer(width, transform) for width in widths)
-        self.encoders = nn.ModuleList(ResidualHead(width, 3) for width in widths)
-        self.predictors = nn.ModuleList(ResidualHead(width, 2) for width in widths)
+        self.encoders = nn.ModuleList(Encoder(width) for width in widths)
+        self.predictors = nn.ModuleList(_predictor(width) for width in widths)
 
     def train(self, mode: bool = True) -> SiameseNetwork:
         super().train(mode)
@@ -168,6 +167,12 @@ def _basis(kind: Transform) -> torch.Tensor:
     if kind == "scale":
         return torch.stack([entry((0, 0, 1.0)), entry((1, 1, 1.0))])
     return torch.stack([entry((row, column, 1.0)) for row in (0, 1) for column in (0, 1, 2)])
+
+
+def _predictor(width: int) -> nn.Sequential:
+    """Two 1x1 convolutions, with SimSiam's normalisation between them."""
+    hidden = nn.Conv2d(width, width, 1, bias=False)
+    return nn.Sequential(hidden, nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1))
 
 
 def _stages(backbone: Any) -> tuple[nn.Module, list[nn.Module]]:

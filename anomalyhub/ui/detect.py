@@ -18,36 +18,71 @@ from anomalyhub.report.overlay import fit_within
 from anomalyhub.report.results import write_results
 from anomalyhub.report.tables import Prediction, write_predictions_csv
 from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
-from anomalyhub.ui import learning, sources
+from anomalyhub.ui import learning, methods, sources
 from anomalyhub.ui.session import Checked, Job, Session, Source
 
 #: Longer side in pixels of the pictures and maps that are kept. Maps are smoother than this.
 SIDE = 320
 
 
-def use_sample(session: Session, product: str, progress: Progress | None = None) -> str:
-    """Learn from a bundled sample product."""
-    return _choose(session, sources.sample_source(product, Job(session, progress)))
+def use_sample(
+    session: Session, product: str, progress: Progress | None = None, have: str = "many", shots: int = 4
+) -> str:
+    """Take a bundled sample product.
+
+    have   what the visitor says to have, of `methods.HAVE`; shots: how many normal images "few" are
+    """
+    return _choose(session, sources.sample_source(product, Job(session, progress), _known(have), shots))
 
 
-def use_uploads(session: Session, paths: Sequence[str], progress: Progress | None = None) -> str:
-    """Learn from uploaded images and zips of normal parts."""
-    return _choose(session, sources.upload_source(paths, session.folder, Job(session, progress)))
+def use_uploads(session: Session, paths: Sequence[str], progress: Progress | None = None, have: str = "many") -> str:
+    """Take uploaded images and zips: of normal parts, or with "none" those to be checked."""
+    return _choose(session, sources.upload_source(paths, session.folder, Job(session, progress), _known(have)))
 
 
-def use_dataset(session: Session, root: Path | None, name: str, progress: Progress | None = None) -> str:
-    """Learn from a product below the data root."""
+def use_dataset(
+    session: Session,
+    root: Path | None,
+    name: str,
+    progress: Progress | None = None,
+    have: str = "many",
+    shots: int = 4,
+) -> str:
+    """Take a product below the data root; have and shots as those of `use_sample`."""
     if root is None:
         raise InvalidArgumentError("no data folder is open: start the app with --data-root DIR")
-    return _choose(session, sources.dataset_source(root, name, Job(session, progress)))
+    return _choose(session, sources.dataset_source(root, name, Job(session, progress), _known(have), shots))
+
+
+def _known(have: str) -> str:
+    if have not in methods.HAVE:
+        raise InvalidArgumentError(f"{have!r} is nothing to have: choose one of {', '.join(methods.HAVE)}")
+    return have
+
+
+def say(session: Session, have: str, method: str) -> None:
+    """What the visitor has, and which method is chosen for that, before images are taken."""
+    session.have, session.method = _known(have), methods.find(method, have).key
 
 
 def _choose(session: Session, source: Source) -> str:
     """A new source makes the model and the results of the former one obsolete, and stops work on it."""
     learning.stop(session)
+    if session.have != source.have:  # by a client that has not said so before
+        say(session, source.have, "")
     session.source, session.inspector, session.fit_job, session.unknown = source, None, None, None
-    session.checked, session.notices = (), ()
+    session.checked, session.notices, session.thumbnails = (), (), {}
+    if source.have == "none":
+        return f"{len(source.tests)} photos of {source.name} are ready. Next: compare."
     return f"{len(source.normals)} normal images of {source.name} are ready. Next: learn."
+
+
+def product_word(session: Session) -> str:
+    """What to call the parts in the prompts of methods that compare photos with words."""
+    source = session.source
+    if source is None or source.kind == "upload":
+        return "object"
+    return source.name.rpartition("/")[2].replace("_", " ").lower()
 
 
 def take_unknown(session: Session, paths: Sequence[str], progress: Progress | None = None) -> str:
@@ -87,8 +122,9 @@ def _kept(sample: Sample, result: Inspection) -> Checked:
 
 
 def _to_check(session: Session, which: str) -> tuple[Split, list[str]]:
-    if which == "tests" and session.source is not None and session.source.tests:
-        tests, notice = sources.some_tests(session.source.tests)
+    source = session.source
+    if which == "tests" and source is not None and source.tests:
+        tests, notice = sources.some_tests(source.tests) if source.have != "none" else (source.tests, None)
         return tests, [notice] if notice else []
     if which == "uploads" and session.unknown:
         return session.unknown, list(session.notices)
@@ -133,7 +169,7 @@ def set_threshold(session: Session, threshold: float) -> None:
 
 def set_false_alarm_rate(session: Session, rate: float) -> None:
     """Move the default threshold, and the one in force, to another false-alarm rate in (0, 1)."""
-    if session.inspector is not None:
+    if session.inspector is not None and session.inspector.calibration is not None:
         calibration = session.inspector.calibration.at_rate(rate)
         session.inspector = _with_calibration(session.inspector, calibration)
         session.threshold = calibration.threshold
@@ -162,8 +198,10 @@ def table(session: Session) -> list[list[str | float]]:
     ]
 
 
-def p_text(p_value: float) -> str:
-    """A p-value as people read it."""
+def p_text(p_value: float | None) -> str:
+    """A p-value as people read it; empty where there is none."""
+    if p_value is None:
+        return ""
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}" if p_value < 0.1 else f"{p_value:.2f}"
 
 
@@ -207,7 +245,7 @@ def model_file(session: Session) -> str:
     inspector = session.inspector
     if inspector is None:
         raise InvalidArgumentError("nothing has been learned yet: press Learn in step 2")
-    if session.threshold != inspector.threshold:
+    if session.threshold != inspector.threshold and inspector.calibration is not None:
         inspector = _with_calibration(inspector, inspector.calibration.at_threshold(session.threshold))
     with tempfile.TemporaryDirectory(dir=session.folder) as folder:
         inspector.save(Path(folder) / f"{_slug(session)}-model")

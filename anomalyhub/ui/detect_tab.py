@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 
-from anomalyhub.errors import AnomalyHubError, Cancelled
-from anomalyhub.ui import detect, learning, views
+from anomalyhub.ui import detect, guide, learning, methods, sources, views
+from anomalyhub.ui.detect_controls import (
+    asked,
+    asked_values,
+    control_values,
+    controls,
+    judged,
+    judged_values,
+    slider,
+    variant,
+)
 from anomalyhub.ui.detect_layout import lay_out
+from anomalyhub.ui.events import AGAIN, FOLLOW, LIGHT, QUICK, READ, UNLISTED, WORK, errors_shown
 from anomalyhub.ui.session import Session
 from anomalyhub.ui.work import Work
 
-log = logging.getLogger(__name__)
-
-#: Heavy work of all visitors runs one at a time; reading uploads may overlap it.
-WORK = {"concurrency_id": "work", "concurrency_limit": 1}
-READ = {"concurrency_id": "read", "concurrency_limit": 2}
-#: Watching a job, which works elsewhere; more watchers than jobs, as one may be watched from several pages.
-FOLLOW = {"concurrency_id": "follow", "concurrency_limit": 24, "show_progress": "hidden"}
-#: Light work waits for nobody.
-LIGHT = {"queue": False, "show_progress": "hidden"}
-#: Light work that may fail: the page shows errors of events in the queue only.
-QUICK = {"concurrency_limit": None, "show_progress": "hidden"}
-#: Begins although the page has not heard yet that the former run, which was cancelled, has ended.
-AGAIN = {"trigger_mode": "multiple"}
-#: Only keeps the page up to date.
-UNLISTED = {"api_visibility": "undocumented", **LIGHT}
 #: Marks the callbacks that report progress; it holds nothing of any visitor.
 _BAR = gr.Progress()
 _SCROLL = "() => document.querySelector('#ah-summary').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 _STOPPED = '<p role="status">Stopped. Everything is as it was before.</p>'
-
-
-@contextmanager
-def errors_shown() -> Iterator[None]:
-    """Turn errors into messages for the visitor; what nobody foresaw goes to the log in full."""
-    try:
-        yield
-    except AnomalyHubError as error:
-        known = isinstance(error, Cancelled)  # to the visitor, who has pressed Cancel
-        raise gr.Error(str(error), duration=15, visible=not known, print_exception=False) from error
-    except Exception as error:
-        log.exception("a callback of the app failed")
-        message = "Something went wrong, and it is our fault: the log of the app has the details. Please try again."
-        raise gr.Error(message, print_exception=False) from error
 
 
 def build_detect_tab(session: gr.State, data_root: Path | None, trusted: bool, work: Work) -> None:
@@ -62,6 +41,7 @@ def build_detect_tab(session: gr.State, data_root: Path | None, trusted: bool, w
     """
     ui = SimpleNamespace(session=session, data_root=data_root, trusted=trusted, work=work)
     lay_out(ui)
+    _wire_have(ui)
     _wire_normals(ui)
     _wire_learn(ui)
     _wire_return(ui)
@@ -71,105 +51,88 @@ def build_detect_tab(session: gr.State, data_root: Path | None, trusted: bool, w
     _wire_downloads(ui)
 
 
-def _controls(ui: SimpleNamespace) -> list:
-    """What shows where the visitor stands; `_control_values` fills them."""
-    first = [ui.head1, ui.head2, ui.head3, ui.use_sample, ui.use_dataset, ui.learn, ui.stop2]
-    return [*first, ui.which, ui.by_unknown, ui.check, ui.stop3, ui.stage, ui.results]
-
-
-def _control_values(session: Session, which: str) -> list:
-    source, learned, busy = session.source, session.inspector is not None, session.busy
-    tests = len(source.tests) if source else 0
-    which = which if tests else "uploads"
-    can_learn = source is not None and not busy
-    ready = learned and (which == "tests" or bool(session.unknown))
-    choices = [(f"Test images ({tests})", "tests"), ("My images", "uploads")]
-    return [
-        *views.step_heads(session),
-        gr.Button(variant=_variant(source is None)),
-        gr.Button(variant=_variant(source is None)),
-        gr.Button("Learn again" if learned else "Learn", interactive=can_learn, variant=_variant(not learned)),
-        gr.Button(visible=busy == "learn"),
-        gr.Radio(choices, value=which, visible=learned and tests > 0),
-        gr.Column(visible=learned and which == "uploads"),
-        gr.Button(
-            "Check again" if session.checked else "Check",
-            interactive=ready and not busy,
-            variant=_variant(ready and not session.checked),
-        ),
-        gr.Button(visible=busy == "check"),
-        gr.HTML(views.stage(session) if not session.checked else "", visible=not session.checked),
-        gr.Column(visible=bool(session.checked)),
-    ]
-
-
-def _variant(next_step: bool) -> str:
-    return "primary" if next_step else "secondary"
-
-
-def _judged(ui: SimpleNamespace) -> list:
-    """What changes with the threshold; `_judged_values` fills them."""
-    return [ui.summary, ui.histogram, ui.legend, ui.gallery, ui.page, ui.table]
-
-
-@errors_shown()
-def _judged_values(session: Session, shown: str, page: float) -> list:
-    if not session.checked:
-        return [gr.skip()] * 6
-    pages = views.n_pages(session, shown)
-    page = min(max(int(page or 1), 1), pages)
-    return [
-        views.summary(session),
-        views.histogram(session),
-        views.legend(session),
-        views.gallery(session, shown, page),
-        gr.Slider(maximum=max(pages, 2), value=page, visible=pages > 1),
-        detect.table(session),
-    ]
-
-
-def _slider(session: Session) -> gr.Slider:
-    low, high, step = views.slider_range(session)
-    return gr.Slider(minimum=low, maximum=high, step=step, value=round(round(session.threshold / step) * step, 10))
-
-
 def _done(text: str, notices: tuple[str, ...] = ()) -> str:
     """What was done, for screen readers and API clients: the page shows it in the step's head. Notices show."""
     return f'<p class="ah-heard" role="status">{escape(text)}</p>{views.notice_list(notices)}'
 
 
+def _wire_have(ui: SimpleNamespace) -> None:
+    """What the visitor has decides which methods there are, and the method what step 2 asks for."""
+    radios = list(ui.methods.values())
+
+    def picked(have: str, keys: tuple) -> str:
+        return dict(zip(ui.methods, keys, strict=True)).get(have, "")
+
+    @errors_shown()
+    def switch(session: Session, have: str, kind: str, which: str, backbone: str, *keys):
+        detect.say(session, have, picked(have, keys))
+        files = "Photos, good and bad, or a zip" if have == "none" else "Normal images or a zip"
+        names = sources.dataset_choices(ui.data_root, "test" if have == "none" else "train") if ui.data_root else []
+        return [
+            *(gr.Column(visible=have == name) for name in ui.methods),
+            gr.Slider(visible=have == "few" and kind != "upload"),
+            gr.File(label=files),
+            gr.Dropdown(names, value=names[0] if names else None) if ui.data_root else gr.skip(),
+            *asked_values(session, backbone, ui.trusted, methods.RATES[have]),
+            *control_values(session, which),
+            said(session),
+        ]
+
+    def said(session: Session):
+        """Why the former method failed is no news any more."""
+        return gr.skip() if session.busy else ""
+
+    @errors_shown()
+    def choose(session: Session, have: str, which: str, backbone: str, *keys):
+        detect.say(session, have, picked(have, keys))
+        return [*asked_values(session, backbone, ui.trusted), *control_values(session, which), said(session)]
+
+    def switch_source(kind: str, have: str):
+        panels = [gr.Column(visible=kind == name) for name in ("sample", "upload", "dataset")]
+        return [*panels, gr.Slider(visible=have == "few" and kind != "upload")]
+
+    inputs = [ui.session, ui.have, ui.kind, ui.which, ui.backbone, *radios]
+    out = [*ui.by_method.values(), ui.shots, ui.normal_files, ui.dataset, *asked(ui), *controls(ui), ui.slot2]
+    ui.have.change(switch, inputs, out, api_name="switch_have", **UNLISTED)
+    for have, radio in ui.methods.items():
+        inputs, out = [ui.session, ui.have, ui.which, ui.backbone, *radios], [*asked(ui), *controls(ui), ui.slot2]
+        radio.change(choose, inputs, out, api_name=f"choose_{have}", **UNLISTED)
+    panels = [ui.by_sample, ui.by_upload, ui.by_dataset, ui.shots]
+    ui.kind.change(switch_source, [ui.kind, ui.have], panels, api_name="switch_source", **UNLISTED)
+
+
 def _wire_normals(ui: SimpleNamespace) -> None:
-    def switch(kind: str):
-        return [gr.Column(visible=kind == name) for name in ("sample", "upload", "dataset")]
-
     @errors_shown()
-    def sample(session: Session, product: str, progress=_BAR):
-        return session, _done(detect.use_sample(session, product, progress))
-
-    @errors_shown()
-    def uploads(session: Session, paths: list[str] | None, progress=_BAR):
-        text = detect.use_uploads(session, paths or [], progress)
+    def sample(session: Session, product: str, have: str, shots: float, progress=_BAR):
+        text = detect.use_sample(session, product, progress, have, int(shots))
         return session, _done(text, session.source.notices)
 
     @errors_shown()
-    def dataset(session: Session, name: str, progress=_BAR):
-        text = detect.use_dataset(session, ui.data_root, name, progress)
+    def uploads(session: Session, paths: list[str] | None, have: str, progress=_BAR):
+        text = detect.use_uploads(session, paths or [], progress, have)
         return session, _done(text, session.source.notices)
 
-    panels = [ui.by_sample, ui.by_upload, ui.by_dataset]
-    ui.kind.change(switch, ui.kind, panels, api_name="switch_source", **UNLISTED)
+    @errors_shown()
+    def dataset(session: Session, name: str, have: str, shots: float, progress=_BAR):
+        text = detect.use_dataset(session, ui.data_root, name, progress, have, int(shots))
+        return session, _done(text, session.source.notices)
+
+    def after(session: Session):
+        return learning.remembered(session), detect.product_word(session), ""
+
     busy = {"show_progress_on": ui.slot1, **READ}
-    out = [ui.session, ui.slot1]
+    out, some = [ui.session, ui.slot1], [ui.have, ui.shots]
     files = [(ui.normal_files, "upload_normals"), (ui.normal_folder, "upload_normals_folder")]
     events = [
-        ui.use_sample.click(sample, [ui.session, ui.product], out, api_name="use_sample", **busy),
-        ui.use_dataset.click(dataset, [ui.session, ui.dataset], out, api_name="use_dataset", **busy),
-        *(box.upload(uploads, [ui.session, box], out, api_name=name, **busy) for box, name in files),
+        ui.use_sample.click(sample, [ui.session, ui.product, *some], out, api_name="use_sample", **busy),
+        ui.use_dataset.click(dataset, [ui.session, ui.dataset, *some], out, api_name="use_dataset", **busy),
+        *(box.upload(uploads, [ui.session, box, ui.have], out, api_name=name, **busy) for box, name in files),
     ]
+    kept = [ui.memory, ui.product_name, ui.slot2]
     names = ["sample_shown", "dataset_shown", "normals_shown", "normals_folder_shown"]
     for event, name in zip(events, names, strict=True):
         _then_show(ui, event, name, which="tests")
-        event.then(learning.remembered, ui.session, ui.memory, api_name=f"{name}_remembered", **UNLISTED)
+        event.success(after, ui.session, kept, api_name=f"{name}_remembered", **UNLISTED)
     _then_clear(events[2], ui.normal_files, "clear_normals")
 
 
@@ -178,9 +141,9 @@ def _then_show(ui: SimpleNamespace, event, api_name: str, which: str | None = No
 
     @errors_shown()
     def show(session: Session, chosen: str):
-        return _control_values(session, which or chosen)
+        return control_values(session, which or chosen)
 
-    options = {"fn": show, "inputs": [ui.session, ui.which], "outputs": _controls(ui), **UNLISTED}
+    options = {"fn": show, "inputs": [ui.session, ui.which], "outputs": controls(ui), **UNLISTED}
     event.failure(**options, api_name=f"{api_name}_after_error")
     return event.then(**options, api_name=api_name)
 
@@ -204,26 +167,52 @@ def _keep_cancel(session: gr.State, begun, stop: gr.Button, work: str) -> None:
 def _wire_learn(ui: SimpleNamespace) -> None:
     def started(session: Session):
         session.press("learn")
-        stage = gr.skip() if session.checked else views.stage(session)
+        stage = gr.skip() if session.checked else guide.stage(session)
         return gr.Button(interactive=False), gr.Button(visible=True), stage
 
-    def learn(session: Session, backbone, coreset, rate, seed):
-        settings = learning.Settings(str(backbone or ""), float(coreset) / 100, float(rate) / 100, int(seed or 0))
+    def learn(
+        session: Session,
+        backbone,
+        coreset,
+        rate,
+        seed,
+        few_method,
+        none_method,
+        clip,
+        product_name,
+        normal_states,
+        abnormal_states,
+        weights,
+    ):
+        have = session.source.have if session.source else session.have
+        settings = learning.Settings(
+            backbone=str(backbone or ""),
+            coreset=float(coreset) / 100,
+            false_alarm_rate=float(rate) / 100,
+            seed=int(seed or 0),
+            method={"few": few_method, "none": none_method}.get(have, ""),
+            clip=str(clip or ""),
+            product=str(product_name or ""),
+            normal_states=str(normal_states or ""),
+            abnormal_states=str(abnormal_states or ""),
+            weights=str(weights or ""),
+        )
         yield from _watched(session, learning.learn(session, settings, ui.trusted, ui.work))
 
     @errors_shown()
     def cancel(session: Session, which: str):
         learning.stop(session)
-        return [_STOPPED, learning.remembered(session), *_control_values(session, which)]
+        return [_STOPPED, learning.remembered(session), *control_values(session, which)]
 
     out = [ui.learn, ui.stop2, ui.stage]
     begun = ui.learn.click(started, ui.session, out, api_name="learn_started", **UNLISTED)
-    inputs = [ui.session, ui.backbone, ui.coreset, ui.rate, ui.seed]
+    inputs = [ui.session, ui.backbone, ui.coreset, ui.rate, ui.seed, ui.methods["few"], ui.methods["none"]]
+    inputs += [ui.clip, ui.product_name, ui.normal_states, ui.abnormal_states, ui.weights]
     event = begun.then(learn, inputs, [ui.slot2, ui.memory], api_name="learn", **AGAIN, **FOLLOW)
     _then_show(ui, event, "learn_shown")
     _keep_cancel(ui.session, begun, ui.stop2, "learn")
-    controls = [ui.slot2, ui.memory, *_controls(ui)]
-    ui.stop2.click(cancel, [ui.session, ui.which], controls, api_name="cancel_learn", cancels=[event], **LIGHT)
+    out = [ui.slot2, ui.memory, *controls(ui)]
+    ui.stop2.click(cancel, [ui.session, ui.which], out, api_name="cancel_learn", cancels=[event], **LIGHT)
 
 
 def _watched(session: Session, steps: Iterator[tuple[float, str]]) -> Iterator[tuple]:
@@ -244,7 +233,10 @@ def _wire_return(ui: SimpleNamespace) -> None:
     @errors_shown()
     def recall(session: Session, memory, which: str):
         learning.recall(session, memory, ui.data_root, ui.work)
-        return _control_values(session, which) if session.busy else [gr.skip()] * len(_controls(ui))
+        if not session.busy:
+            return [gr.skip()] * len(out)
+        keys = [session.method if have == session.have else gr.skip() for have in ui.methods]
+        return [session.have, *keys, detect.product_word(session), *control_values(session, which)]
 
     def go_on(session: Session):
         if not session.busy:
@@ -254,9 +246,10 @@ def _wire_return(ui: SimpleNamespace) -> None:
 
     inputs = [ui.session, ui.memory, ui.which]
     page = gr.context.Context.root_block
-    found = page.load(recall, inputs, _controls(ui), api_name="recall", **UNLISTED)
-    out = [ui.slot2, ui.memory]
-    event = found.then(go_on, ui.session, out, api_name="go_on", api_visibility="undocumented", **FOLLOW)
+    out = [ui.have, *ui.methods.values(), ui.product_name, *controls(ui)]
+    found = page.load(recall, inputs, out, api_name="recall", **UNLISTED)
+    followed = [ui.slot2, ui.memory]
+    event = found.then(go_on, ui.session, followed, api_name="go_on", api_visibility="undocumented", **FOLLOW)
     _then_show(ui, event, "return_shown", which="tests")
     ui.stop2.click(None, cancels=[event], api_visibility="private")
 
@@ -264,7 +257,7 @@ def _wire_return(ui: SimpleNamespace) -> None:
 def _wire_check(ui: SimpleNamespace) -> None:
     def switch(session: Session, which: str):
         ready = session.inspector is not None and (which == "tests" or bool(session.unknown))
-        return gr.Column(visible=which == "uploads"), gr.Button(interactive=ready, variant=_variant(ready))
+        return gr.Column(visible=which == "uploads"), gr.Button(interactive=ready, variant=variant(ready))
 
     @errors_shown()
     def uploads(session: Session, paths: list[str] | None, progress=_BAR):
@@ -276,11 +269,11 @@ def _wire_check(ui: SimpleNamespace) -> None:
 
     @errors_shown()
     def check(session: Session, which: str, progress=_BAR):
-        return session, _done(detect.check(session, which, progress)), _slider(session), detect.table(session)
+        return session, _done(detect.check(session, which, progress)), slider(session), detect.table(session)
 
     def cancel(session: Session, which: str):
         session.cancel()
-        return [_STOPPED, *_control_values(session, which)]
+        return [_STOPPED, *control_values(session, which)]
 
     ui.which.input(switch, [ui.session, ui.which], [ui.by_unknown, ui.check], api_name="switch_images", **UNLISTED)
     files = [(ui.unknown_files, "upload_unknown"), (ui.unknown_folder, "upload_unknown_folder")]
@@ -294,18 +287,18 @@ def _wire_check(ui: SimpleNamespace) -> None:
     out = [ui.session, ui.slot3, ui.threshold, ui.table]
     inputs, heavy = [ui.session, ui.which], {"show_progress_on": ui.slot3, **AGAIN, **WORK}
     event = begun.then(check, inputs, out, api_name="check", **heavy)
-    event.then(_judged_values, [ui.session, ui.shown, ui.page], _judged(ui), api_name="results", **LIGHT)
+    event.then(judged_values, [ui.session, ui.shown, ui.page], judged(ui), api_name="results", **LIGHT)
     _then_show(ui, event, "check_shown").success(None, js=_SCROLL)
     _keep_cancel(ui.session, begun, ui.stop3, "check")
-    controls = [ui.slot3, *_controls(ui)]
-    ui.stop3.click(cancel, [ui.session, ui.which], controls, api_name="cancel_check", cancels=[event], **LIGHT)
+    out = [ui.slot3, *controls(ui)]
+    ui.stop3.click(cancel, [ui.session, ui.which], out, api_name="cancel_check", cancels=[event], **LIGHT)
 
 
 def _wire_threshold(ui: SimpleNamespace) -> None:
     @errors_shown()
     def move(session: Session, threshold: float, shown: str, page: float):
         detect.set_threshold(session, threshold)
-        return [*_judged_values(session, shown, page), views.step_heads(session)[2]]
+        return [*judged_values(session, shown, page), guide.step_heads(session)[2]]
 
     @errors_shown()
     def reset(session: Session, shown: str, page: float):
@@ -319,10 +312,10 @@ def _wire_threshold(ui: SimpleNamespace) -> None:
         return moved(session, shown, page)
 
     def moved(session: Session, shown: str, page: float) -> list:
-        slider = _slider(session) if session.checked else gr.skip()
-        return [*_judged_values(session, shown, page), views.step_heads(session)[2], slider]
+        moved_too = slider(session) if session.checked else gr.skip()
+        return [*judged_values(session, shown, page), guide.step_heads(session)[2], moved_too]
 
-    view, out = [ui.shown, ui.page], [*_judged(ui), ui.head3]
+    view, out = [ui.shown, ui.page], [*judged(ui), ui.head3]
     latest = {"trigger_mode": "always_last", **LIGHT}
     ui.threshold.input(move, [ui.session, ui.threshold, *view], out, api_name="set_threshold", **latest)
     ui.default.click(reset, [ui.session, *view], [*out, ui.threshold], api_name="reset_threshold", **LIGHT)
@@ -332,7 +325,7 @@ def _wire_threshold(ui: SimpleNamespace) -> None:
 def _wire_gallery(ui: SimpleNamespace) -> None:
     @errors_shown()
     def turn(session: Session, shown: str, page: float):
-        return _judged_values(session, shown, page)[3:5]
+        return judged_values(session, shown, page)[3:5]
 
     @errors_shown()
     def show(session: Session, index: float):

@@ -149,7 +149,7 @@ def use_sample(session: Session, visit: Visit, product: str, work: Work) -> Iter
     dataset = load_dataset(_sample_folder(product) / product)
     watch.check()
     source = session.source
-    same = source is not None and (source.kind, source.key) == ("sample", product)
+    same = source is not None and (source.kind, source.key, source.have) == ("sample", product, "many")
     model = (_learned(session, work) if same else None) or _model_of(work, visit.fits.get(product))
     if model is None:
         config = {"product": sources.SAMPLES[product], "images": work.keep(dataset.train.refs)}

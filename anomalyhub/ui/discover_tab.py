@@ -11,9 +11,9 @@ import gradio as gr
 from anomalyhub.errors import AnomalyHubError
 from anomalyhub.jobs.store import ACTIVE
 from anomalyhub.ui import board, board_view, discover, sources, views
-from anomalyhub.ui.detect_tab import FOLLOW, QUICK, READ, UNLISTED, WORK, errors_shown
 from anomalyhub.ui.discover import Standing, Visit
 from anomalyhub.ui.discover_layout import lay_out
+from anomalyhub.ui.events import FOLLOW, QUICK, READ, UNLISTED, WORK, errors_shown
 from anomalyhub.ui.session import Session, plain_words
 from anomalyhub.ui.work import Work
 

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalyhub.data import Split
 from anomalyhub.errors import AnomalyHubError, Cancelled, InvalidArgumentError
-from anomalyhub.ui import sources
+from anomalyhub.ui import methods, sources
+from anomalyhub.ui.methods import Settings
 from anomalyhub.ui.session import Job, Session, plain_words
 from anomalyhub.ui.work import Work
 
 if TYPE_CHECKING:
     from anomalyhub import jobs
 
-#: Backbones that visitors from elsewhere may choose: nobody may fill the disk or name files of the machine.
-OFFERED = ("embedded", "resnet18", "wide_resnet50_2", "vit_small_patch16_224.dino")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The accordion of step 2. coreset is a share in (0, 1], false_alarm_rate in (0, 1)."""
-
-    backbone: str = "embedded"
-    coreset: float = 0.1
-    false_alarm_rate: float = 0.01
-    seed: int = 0
+_DOING = {"Learn": "learning", "Compare": "comparing", "Prepare": "preparing"}
 
 
 def stop(session: Session) -> None:
@@ -39,7 +29,7 @@ def stop(session: Session) -> None:
 
 
 def learn(session: Session, settings: Settings, trusted: bool, work: Work) -> Iterator[tuple[float, str]]:
-    """Learn from the normal images in a job of its own; yields how far it is, until the session has the model.
+    """Learn from the photos of step 1 in a job of its own; yields how far it is, until the session has the model.
 
     Raises Cancelled and leaves the former model when the visitor cancels; AnomalyHubError says why the job failed.
     """
@@ -47,17 +37,15 @@ def learn(session: Session, settings: Settings, trusted: bool, work: Work) -> It
         source = session.source
         if source is None:
             raise InvalidArgumentError("there are no normal images yet: choose some in step 1")
-        config = {
-            "product": source.name,
-            "backbone": _allowed(settings.backbone, trusted),
-            "settings": {"coreset": settings.coreset},
-            "false_alarm_rate": settings.false_alarm_rate,
-        }
-        images = _lasting(session, work)
+        method = methods.find(settings.method, source.have)
+        config = method.fit_config(settings, trusted) | {"product": source.name, "images": []}
+        read = source.have != "none" or method.compares
+        config["images" if read else "kept"] = _lasting(session, work)
         watch.check()
+        session.have, session.method = source.have, method.key
         former = session.learning.id if session.learning else None
-        name = f"learning {source.name}"
-        job = work.submit("fit", config | {"images": images}, name=name, seed=settings.seed, former=former)
+        name = f"{_DOING[method.verb(source.have)]} {source.name}"
+        job = work.submit("fit", config, name=name, seed=settings.seed, former=former)
         session.learning = job
         try:
             watch.check()
@@ -69,13 +57,13 @@ def learn(session: Session, settings: Settings, trusted: bool, work: Work) -> It
 
 
 def _lasting(session: Session, work: Work) -> list[list[str]]:
-    """(id, path) of the normal images, in files that outlive the session, as those of a data folder do."""
+    """(id, path) of the photos of step 1, in files that outlive the session, as those of a data folder do."""
     source = session.source
     if source.kind == "dataset":
-        return [[ref.id, str(ref.path)] for ref in source.normals.refs]
-    images = work.keep(source.normals.refs)
-    kept = (replace(ref, path=Path(path)) for ref, (_, path) in zip(source.normals.refs, images, strict=True))
-    session.source = replace(source, normals=Split(kept))
+        return [[ref.id, str(ref.path)] for ref in source.photos.refs]
+    images = work.keep(source.photos.refs)
+    kept = Split(replace(ref, path=Path(path)) for ref, (_, path) in zip(source.photos.refs, images, strict=True))
+    session.source = replace(source, **{"tests" if source.have == "none" else "normals": kept})
     return images
 
 
@@ -96,12 +84,13 @@ def _followed(session: Session, work: Work, watch: Job) -> Iterator[tuple[float,
 
 def _ending(job: jobs.Job, work: Work) -> AnomalyHubError:
     """Why there is no result, and what to do."""
-    status = job.status
+    status, doing = job.status, str(job.asked.get("name", "")).partition(" ")[0]
+    verb = {doing: verb for verb, doing in _DOING.items()}.get(doing, "Learn")
     if status == "cancelled":  # on another page
         return Cancelled("stopped: everything is as it was before")
     if status == "interrupted":
-        return AnomalyHubError("learning was interrupted (the machine or its memory gave out): press Learn again")
-    return AnomalyHubError(f"learning failed: {work.reason(job)}")
+        return AnomalyHubError(f"{doing} was interrupted (the machine or its memory gave out): press {verb} again")
+    return AnomalyHubError(f"{doing} failed: {work.reason(job)}")
 
 
 def _load(session: Session, job: jobs.Job, watch: Job) -> None:
@@ -116,6 +105,8 @@ def _load(session: Session, job: jobs.Job, watch: Job) -> None:
 def what_was_learned(session: Session) -> str:
     """What to say once there is a model."""
     source = session.source
+    if source.have == "none":
+        return f"{len(source.tests)} photos of {source.name} are ready. Next: check them."
     return f"Learned what {source.name} looks like from {len(source.normals)} normal images. Next: check unknown parts."
 
 
@@ -124,7 +115,8 @@ def remembered(session: Session) -> dict[str, str | None]:
     source, job = session.source, session.learning
     if source is None or not (session.fit_job or job):
         return {}  # None would not be stored
-    return {"kind": source.kind, "key": source.key, "model": session.fit_job, "learning": job.id if job else None}
+    chosen = {"kind": source.kind, "key": source.key, "have": source.have, "method": session.method}
+    return chosen | {"model": session.fit_job, "learning": job.id if job else None}
 
 
 def recall(session: Session, memory: Any, root: Path | None, work: Work) -> None:
@@ -142,15 +134,25 @@ def recall(session: Session, memory: Any, root: Path | None, work: Work) -> None
     job = learning or model
     if job is None or not _is_ours(job, root, work):
         return
-    kind, key = str(memory.get("kind")), str(memory.get("key"))
-    session.source = sources.former_source(kind, key, job.asked["config"], root)
+    kind, key, have = (str(memory.get(name)) for name in ("kind", "key", "have"))
+    session.have = have if have in methods.HAVE else "many"
+    session.method = _recalled_method(str(memory.get("method")), session.have)
+    session.source = sources.former_source(kind, key, job.asked["config"], root, session.have)
     session.fit_job, session.learning = model.id if model else None, learning
     session.busy = "learn" if learning is not None and learning.result is None else "load"
 
 
+def _recalled_method(key: str, have: str) -> str:
+    try:
+        return methods.find(key, have).key
+    except InvalidArgumentError:
+        return methods.find("", have).key
+
+
 def _is_ours(job: jobs.Job, root: Path | None, work: Work) -> bool:
     """Whether its images are kept ones, or lie in the data folder that is open now."""
-    paths = [Path(path) for _, path in job.asked["config"].get("images") or ()]
+    config = job.asked["config"]
+    paths = [Path(path) for _, path in (*(config.get("images") or ()), *(config.get("kept") or ()))]
     inside = root.resolve() if root is not None else None
     return bool(paths) and all(
         path.is_file() and (work.holds(path) or (inside is not None and path.resolve().is_relative_to(inside)))
@@ -171,12 +173,3 @@ def go_on(session: Session, work: Work) -> Iterator[tuple[float, str]]:
                 raise
         if session.learning is not None:
             yield from _followed(session, work, watch)
-
-
-def _allowed(backbone: str, trusted: bool) -> str:
-    backbone = (backbone or "").strip() or "embedded"
-    if not trusted and backbone not in OFFERED:
-        raise InvalidArgumentError(
-            f"backbone {backbone!r} is not offered here: choose one of {', '.join(OFFERED)}, or run the app yourself"
-        )
-    return backbone

@@ -27,11 +27,12 @@ class Source:
     """Images to learn from, and those that belong to them.
 
     name     for people; also the product's name in a saved model
-    normals  readable normal images
-    tests    images to check that came along; empty for uploads
+    normals  readable normal images; empty where nobody knows which are normal
+    tests    images to check that came along; empty for uploads of normal images
     kind     "sample", "upload" or "dataset"
     notices  what was left out and why, one sentence each
     key      the sample product or the data set's name below the data root; empty for uploads
+    have     what it is: of `anomalyhub.ui.methods.HAVE`
     """
 
     name: str
@@ -40,6 +41,12 @@ class Source:
     kind: str
     notices: tuple[str, ...] = ()
     key: str = ""
+    have: str = "many"
+
+    @property
+    def photos(self) -> Split:
+        """The images that step 1 is about."""
+        return self.tests if self.have == "none" else self.normals
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +57,14 @@ class Checked:
     size     (H, W) of the image
     picture  (h, w, 3) uint8, the image reduced
     map      its anomaly map, reduced likewise; image_score is exact
-    p_value  in (0, 1]
+    p_value  in (0, 1]; None where no image has set the threshold
     """
 
     ref: SampleRef
     size: tuple[int, int]
     picture: np.ndarray
     map: AnomalyMap
-    p_value: float
+    p_value: float | None
 
 
 @dataclass(eq=False)
@@ -72,6 +79,8 @@ class Session:
     pressed    the ticket at the press of the button whose work is about to begin
     learning   the job that learns now
     fit_job    id of the job whose result is the inspector
+    have       what the visitor says to have, and method: the key of what is chosen for that
+    thumbnails small pictures as data URLs, by their files
     """
 
     source: Source | None = None
@@ -85,6 +94,9 @@ class Session:
     pressed: int | None = None
     learning: jobs.Job | None = None
     fit_job: str | None = None
+    have: str = "many"
+    method: str = "patchcore"
+    thumbnails: dict[Path, str] = field(default_factory=dict, repr=False)
     _folder: Path | None = field(default=None, repr=False)
 
     @property
@@ -94,6 +106,11 @@ class Session:
             self._folder = Path(tempfile.mkdtemp(prefix="anomalyhub-session-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
+
+    @property
+    def chosen(self) -> Source | None:
+        """The source, unless the visitor now says to have something else."""
+        return self.source if self.source is not None and self.source.have == self.have else None
 
     def press(self, work: str) -> None:
         """The button of some work was pressed, which begins in a moment."""
@@ -109,7 +126,7 @@ class Session:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self.source = self.inspector = self.unknown = self._folder = self.learning = self.fit_job = None
-        self.checked, self.notices = (), ()
+        self.checked, self.notices, self.thumbnails = (), (), {}
 
 
 class Job:
@@ -144,13 +161,19 @@ class Job:
 
 #: What stages report, and how it reads to somebody who looks at parts.
 _WORDS = (
-    (r"features (\d+) of (\d+) images", r"Looking at normal parts: \1 of \2"),
+    (r"features (\d+) of (\d+) images", r"Looking at photos: \1 of \2"),
+    (r"support image (\d+) of (\d+)", r"Looking at photos: \1 of \2"),
+    (r"reference (\d+)|features of (\d+) references", r"Looking at photos: \1\2"),
+    (r"patch distances between all pairs of images", "Comparing the photos with each other"),
+    (r"texts|prompts", "Reading the words"),
     (r"coreset (\d+)/(\d+)", r"Remembering what is typical: \1 of \2 details"),
-    (r"threshold: fold (\d+).*", r"Setting the threshold with parts held out: round \1"),
+    (r"threshold: (?:fold|reference) (\d+).*", r"Setting the threshold with parts held out: round \1"),
     (r"[\d,]+ patches x .*", "Preparing"),
     (r"waiting for (\d+ other jobs?) on this device", r"Waiting for \1 to end"),
     (r"loading|starting", "Starting: a few seconds"),
     (r"bank of ([\d,]+) patches", r"Done: \1 typical details remembered"),
+    (r"reference of (\d+) images", r"Done: \1 photos compared"),
+    (r"\d+ references|references: \d+|texts alone", "Done"),
 )
 
 

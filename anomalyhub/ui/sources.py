@@ -19,14 +19,18 @@ import numpy as np
 from anomalyhub.data import Dataset, Limits, SampleRef, Split, check_image, gather_uploads, list_products, load_dataset
 from anomalyhub.data.folders import subfolders
 from anomalyhub.data.sample import write_sample
+from anomalyhub.data.support import support_sets
 from anomalyhub.errors import AnomalyHubError, InvalidDatasetError, InvalidImageError, InvalidUploadError
 from anomalyhub.protocols import Progress
+from anomalyhub.ui import methods
 from anomalyhub.ui.session import Job, Source
 
 #: The sample products and what they are called.
 SAMPLES = {"weave": "Woven fabric", "label": "Printed label", "ring": "Machined ring"}
 #: Few enough that learning takes seconds on two cores, enough for a threshold.
 _SAMPLE_COUNTS = {"n_train": 24, "n_test_good": 6, "n_defect": 3}
+#: Of unlabelled photos most are normal, as on a line.
+_MIXED_COUNTS = {"n_train": 0, "n_test_good": 32, "n_defect": 2}
 
 #: What one upload may hold. A check keeps a small picture and map of each image in memory.
 NORMALS = Limits(max_files=1000, max_bytes=1024**3, max_file_bytes=50 * 1024**2, max_pixels=40_000_000)
@@ -45,25 +49,46 @@ def _sample_folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="anomalyhub-sample-")
 
 
-def sample_source(product: str, progress: Progress | None = None) -> Source:
-    """A sample product, drawn on first use and then shared by all visitors. Raises UnknownNameError."""
-    folder = Path(_sample_folder().name) / str(product)
+def sample_source(product: str, progress: Progress | None = None, have: str = "many", shots: int = 4) -> Source:
+    """A sample product, drawn on first use and then shared by all visitors. Raises UnknownNameError.
+
+    have   what the visitor says to have, see `Source`; shots: how many normal images "few" are
+    """
+    counts = _MIXED_COUNTS if have == "none" else _SAMPLE_COUNTS
+    folder = Path(_sample_folder().name) / ("mixed" if have == "none" else "split") / str(product)
     with _drawing:  # two visitors who ask at once: the second waits a second and finds it drawn
         if product not in SAMPLES or not folder.is_dir():
-            write_sample(folder, products=product, progress=progress, **_SAMPLE_COUNTS)
+            write_sample(folder, products=product, progress=progress, **counts)
     dataset = load_dataset(folder / product)
-    return Source(SAMPLES[product], _images_only(dataset.train), _images_only(dataset.test), "sample", key=product)
+    normals, notices = _few(dataset.train.refs, have, shots)
+    tests = _images_only(dataset.test)
+    return Source(SAMPLES[product], _images_only(normals), tests, "sample", notices, product, have)
 
 
-def upload_source(paths: Sequence[str | Path], folder: Path, job: Job) -> Source:
-    """Uploaded normal images. Raises InvalidUploadError."""
-    normals, notices = uploaded(paths, folder, NORMALS, job)
-    if len(normals) < MIN_NORMALS:
+def _few(refs: Sequence[SampleRef], have: str, shots: int) -> tuple[Sequence[SampleRef], tuple[str, ...]]:
+    """As many normal images as the visitor says to have, always the same ones, and a notice when there are fewer."""
+    if have != "few":
+        return refs if have == "many" else (), ()
+    shots = min(max(int(shots), methods.FEWEST), methods.MOST)
+    if len(refs) <= shots:
+        return refs, (f"only {len(refs)} normal images are there",) * (len(refs) < shots)
+    return [refs[index] for index in sorted(support_sets(len(refs), shots, 1)[0])], ()
+
+
+def upload_source(paths: Sequence[str | Path], folder: Path, job: Job, have: str = "many") -> Source:
+    """Uploaded images: normal ones, or where there are none, those to be checked. Raises InvalidUploadError."""
+    photos, notices = uploaded(paths, folder, UNKNOWN if have == "none" else NORMALS, job)
+    if len(photos) < MIN_NORMALS:
+        what, best = {
+            "none": ("photos", " (20 or more work best)"),
+            "few": ("normal images", ""),
+            "many": ("normal images", " (20 or more work best)"),
+        }[have]
         raise InvalidUploadError(
-            f"{_found(len(normals))}, and at least {MIN_NORMALS} normal images are needed (20 or more work best): "
-            f"upload more{_first(notices)}"
+            f"{_found(len(photos))}, and at least {MIN_NORMALS} {what} are needed{best}: upload more{_first(notices)}"
         )
-    return Source("your product", normals, Split(), "upload", tuple(notices))
+    normals, tests = (Split(), photos) if have == "none" else (photos, Split())
+    return Source("your product", normals, tests, "upload", tuple(notices), have=have)
 
 
 def uploaded(
@@ -116,39 +141,63 @@ def _has_images(root: Path, name: str, split: str) -> bool:
         return False
 
 
-def dataset_source(root: Path, name: str, job: Job) -> Source:
+def dataset_source(root: Path, name: str, job: Job, have: str = "many", shots: int = 4) -> Source:
     """A product below the data root; files that cannot be read or lie outside it are left out with a notice.
 
-    Raises InvalidDatasetError when `name` is none, climbs out of `root`, or has too few normal images.
+    have, shots  as those of `sample_source`; with "none" its test images are all there is
+    Raises InvalidDatasetError when `name` is none, climbs out of `root`, or has too few images.
     """
     dataset = load_dataset(_below(root, name))
+    title = dataset.product if name == "." else name
+    tests, outside = _inside(root, dataset.test.refs)
+    if have == "none":
+        tests, some = some_tests(Split(tests))
+        photos, notices = _readable(tests.refs, job)
+        if len(photos) < MIN_NORMALS:
+            raise InvalidDatasetError(f"{name} has {len(photos)} readable test images and {MIN_NORMALS} are needed")
+        notices = (*notices, *outside, *([some] if some else []))
+        return Source(title, Split(), _images_only(photos), "dataset", notices, name, have)
     inside, notices = _inside(root, dataset.train.refs)
-    normals: list[SampleRef] = []
-    for done, ref in enumerate(inside):
-        job(done / len(inside), f"reading image {done + 1} of {len(inside)}")
-        try:
-            check_image(ref.path)
-            normals.append(ref)
-        except InvalidImageError as error:
-            notices.append(f"left out: {str(error).replace(str(ref.path), ref.id)}")
+    normals, damaged = _readable(inside, job)
     if len(normals) < MIN_NORMALS:
         raise InvalidDatasetError(
             f"{name} has {len(normals)} readable normal images and {MIN_NORMALS} are needed: put some into train/good"
         )
-    tests, outside = _inside(root, dataset.test.refs)
-    title = dataset.product if name == "." else name
-    return Source(title, _images_only(normals), _images_only(tests), "dataset", (*notices, *outside), name)
+    normals, fewer = _few(normals, have, shots)
+    notices = (*notices, *damaged, *outside, *fewer)
+    return Source(title, _images_only(normals), _images_only(tests), "dataset", notices, name, have)
 
 
-def former_source(kind: str, key: str, config: Mapping[str, Any], root: Path | None) -> Source:
+def _readable(refs: Sequence[SampleRef], job: Job) -> tuple[list[SampleRef], list[str]]:
+    """The images that can be read, and a notice about each of the others."""
+    readable, notices = [], []
+    for done, ref in enumerate(refs):
+        job(done / len(refs), f"reading image {done + 1} of {len(refs)}")
+        try:
+            check_image(ref.path)
+            readable.append(ref)
+        except InvalidImageError as error:
+            notices.append(f"left out: {str(error).replace(str(ref.path), ref.id)}")
+    return readable, notices
+
+
+def former_source(kind: str, key: str, config: Mapping[str, Any], root: Path | None, have: str = "many") -> Source:
     """The source that a fit with this config had, with the test images that can still be found."""
-    normals, tests = Split(SampleRef(name, Path(path)) for name, path in config["images"]), Split()
+    pairs = (*config.get("images", ()), *config.get("kept", ()))
+    photos, tests = Split(SampleRef(name, Path(path)) for name, path in pairs), Split()
     with suppress(AnomalyHubError):
         if kind == "sample":
-            tests = sample_source(key).tests
+            tests = sample_source(key, have=have).tests
         elif kind == "dataset" and root is not None:
             tests = _images_only(_inside(root, load_dataset(_below(root, key)).test.refs)[0])
-    return Source(config["product"], normals, tests, kind if tests else "upload", key=key if tests else "")
+    if have == "none":  # what was compared, with the labels that are known
+        known = {ref.id: ref for ref in tests.refs}
+        tests = Split(
+            dataclasses.replace(ref, label=known[ref.id].label) if ref.id in known else ref for ref in photos.refs
+        )
+        kind, key = (kind, key) if known else ("upload", "")
+        return Source(config["product"], Split(), tests, kind, key=key, have=have)
+    return Source(config["product"], photos, tests, kind if tests else "upload", key=key if tests else "", have=have)
 
 
 def labelled_tests(root: Path, name: str) -> tuple[Dataset, list[SampleRef], list[str]]:

@@ -10,7 +10,6 @@ from html import escape
 import cv2
 import numpy as np
 
-from anomalyhub.errors import InvalidImageError
 from anomalyhub.report.overlay import fit_within, overlay, scale_legend
 from anomalyhub.report.results import united_mask
 from anomalyhub.types import GOOD
@@ -21,7 +20,6 @@ PAGE = 60  #: pictures on one page of the gallery
 SHOWN = ("all", "defective", "normal")
 _LARGE = 760  # longer side in pixels of the pictures in the detail view
 _BINS = 44
-_TITLES = ("Show normal parts", "Learn what is normal", "Check unknown parts")
 _MAX_NOTICES = 4
 
 
@@ -31,39 +29,11 @@ def picture_url(image: np.ndarray, quality: int = 85) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
-def step_heads(session: Session) -> list[str]:
-    """Head of each of the three steps: done, current or still to do, and what it holds."""
-    source = session.source
-    normals = "A few dozen photos, no defects"
-    if source:
-        few = "; 20 or more work better" if len(source.normals) < 20 else ""
-        normals = f"{len(source.normals)} normal images of {source.name}{few}"
-    model = f"Ready to check {source.name}" if session.inspector and source else "Takes seconds to minutes"
-    if session.checked:
-        results = detect.headline(session)
-    elif session.unknown:
-        results = f"{len(session.unknown)} images to check"
-    else:
-        results = "See which are defective, and where"
-    done = (source is not None, session.inspector is not None, bool(session.checked))
-    current = done.index(False) if False in done else -1
-    texts = (normals, model, results)
-    return [_step_head(i, "done" if done[i] else "current" if i == current else "todo", texts[i]) for i in range(3)]
-
-
-def _step_head(index: int, state: str, text: str) -> str:
-    sign = "✓" if state == "done" else str(index + 1)
-    return (
-        f'<div class="ah-head ah-{state}"><span class="ah-number">{sign}</span>'
-        f"<div><h2>{_TITLES[index]}</h2><p>{escape(text)}</p></div></div>"
-    )
-
-
 def notice_list(notices: Sequence[str]) -> str:
     """Sentences about what was left out; empty when there are none."""
     if not notices:
         return ""
-    items = [f"<li>{escape(text[:300])}</li>" for text in notices[:_MAX_NOTICES]]
+    items = [f"<li>{escape(text[:600])}</li>" for text in notices[:_MAX_NOTICES]]
     if len(notices) > _MAX_NOTICES:
         items.append(f"<li>and {len(notices) - _MAX_NOTICES} more</li>")
     return f'<ul class="ah-notices" role="status">{"".join(items)}</ul>'
@@ -80,60 +50,6 @@ def progress_bar(fraction: float, text: str) -> str:
     )
 
 
-def stage(session: Session) -> str:
-    """The right side before there are results: what there is and what to do next."""
-    if session.source is None:
-        return _empty(
-            "Start with normal parts",
-            "Choose a sample product on the left, or upload photos of parts that are fine. "
-            "No photos of defects are needed.",
-            _PICTOGRAM,
-        )
-    pictures = _normal_pictures(session)
-    if session.inspector is None and session.busy:
-        return _empty("Learning what is normal", "Then it can check unknown parts.", pictures)
-    if session.inspector is None:
-        return _empty("Now press Learn", "These normal images show what the product should look like.", pictures)
-    calibration = session.inspector.calibration
-    text = (
-        f"It learned from {len(session.source.normals)} normal images and set its threshold with "
-        f"{len(calibration.scores)} of them held out in turn. Choose images in step 3 and press Check."
-    )
-    return _empty("Ready to check unknown parts", text, pictures)
-
-
-def _empty(title: str, text: str, picture: str) -> str:
-    return f'<div class="ah-empty">{picture}<h2>{escape(title)}</h2><p>{escape(text)}</p></div>'
-
-
-_PICTOGRAM = (
-    '<svg class="ah-pictogram" viewBox="0 0 232 84" role="img" aria-label="normal parts, a model, a found defect">'
-    + "".join(
-        f'<rect x="{x}" y="{y}" width="32" height="32" rx="6" class="ah-tile"/>'
-        f'<circle cx="{x + 16}" cy="{y + 16}" r="8" class="ah-ring"/>'
-        for x in (4, 44)
-        for y in (4, 48)
-    )
-    + '<path d="M92 42h40m-9-8 9 8-9 8" class="ah-arrow"/>'
-    '<rect x="148" y="2" width="80" height="80" rx="10" class="ah-tile"/>'
-    '<circle cx="188" cy="42" r="22" class="ah-ring"/>'
-    '<circle cx="204" cy="29" r="11" class="ah-spot"/></svg>'
-)
-
-
-def _normal_pictures(session: Session, count: int = 8) -> str:
-    normals = session.source.normals
-    chosen = sorted({round(i) for i in np.linspace(0, len(normals) - 1, min(count, len(normals)))})
-    pictures = []
-    for index in chosen:
-        try:
-            url = picture_url(fit_within(normals[index].image, 200))
-        except InvalidImageError:  # gone since it was read
-            continue
-        pictures.append(f'<img src="{url}" alt="{escape(normals.ids[index])}">')
-    return f'<div class="ah-normals">{"".join(pictures)}</div>'
-
-
 def summary(session: Session) -> str:
     """The verdict, large, with the share of defective images as a bar and what the threshold means."""
     defective, total = detect.counts(session)
@@ -148,8 +64,16 @@ def summary(session: Session) -> str:
 
 def _meaning(session: Session) -> str:
     calibration = session.inspector.calibration
+    if calibration is None:
+        kept = session.inspector.threshold
+        return (
+            "No normal part has set this threshold, so how many of them it calls defective is not known: move it until "
+            f"the pictures look right. A saved model keeps its default of {kept:.4g}."
+        )
     rate, held_out = calibration.p_value(session.threshold), len(calibration.scores)
     text = f"At this threshold about {_percent(rate)} of normal parts would be called defective"
+    if calibration.source == "unlabelled":
+        return f"{text}, if most of the photos that were compared are normal."
     if rate < 0.9 / (held_out + 1):
         text += f" (an extrapolation: {held_out} held-out images measure rates down to {_percent(1 / (held_out + 1))})"
     return text + "."
@@ -175,22 +99,30 @@ def _found_of_labelled(session: Session) -> str:
 def slider_range(session: Session) -> tuple[float, float, float]:
     """(lowest, highest, step) of the threshold slider: all scores, the default threshold, and a margin."""
     scores = [one.map.image_score for one in session.checked]
-    scores += [session.inspector.threshold, session.threshold, *session.inspector.calibration.scores.tolist()]
+    scores += [session.inspector.threshold, session.threshold, *_reference(session).tolist()]
     low, high = min(scores), max(scores)
     pad = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
     step = 10.0 ** math.floor(math.log10((high - low + 2 * pad) / 200))
     return max(0.0, math.floor((low - pad) / step) * step), math.ceil((high + pad) / step) * step, step
 
 
+def _reference(session: Session) -> np.ndarray:
+    """(n,) scores that normal images have; none where no image has set the threshold."""
+    calibration = session.inspector.calibration
+    return calibration.scores if calibration is not None else np.zeros(0, np.float32)
+
+
 def histogram(session: Session) -> str:
     """Scores of held-out normal images over those of the checked ones, on the slider's axis, as an SVG."""
     low, high, _ = slider_range(session)
     edges = np.linspace(low, high, _BINS + 1)
-    held_out = session.inspector.calibration.scores
+    calibration, held_out = session.inspector.calibration, _reference(session)
     scores = np.array([one.map.image_score for one in session.checked])
-    groups = [(f"{len(held_out)} held-out normal", held_out, "ah-normal")]
+    estimated = calibration is not None and calibration.source == "unlabelled"
+    name = "normal ones, as estimated" if estimated else f"{len(held_out)} held-out normal"
+    groups = [(name, held_out, "ah-normal")] if len(held_out) else []
     groups += [(f"{len(scores)} checked", scores, "ah-checked")]
-    height, width = 52.0, 1000.0
+    height, width = 104.0 / len(groups), 1000.0
     rows, legend = [], []
     for number, (name, values, kind) in enumerate(groups):
         bars, _ = np.histogram(values, edges)
@@ -198,7 +130,9 @@ def histogram(session: Session) -> str:
         for i in np.flatnonzero(bars):
             tall = max(2.0, (height - 8) * bars[i] / bars.max())
             x, wide = width * i / _BINS, width / _BINS - 2
-            over = " ah-over" if number and edges[i] + (edges[1] - edges[0]) / 2 > session.threshold else ""
+            over = (
+                " ah-over" if kind == "ah-checked" and edges[i] + (edges[1] - edges[0]) / 2 > session.threshold else ""
+            )
             rows.append(
                 f'<rect x="{x:.1f}" y="{base - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}" class="{kind}{over}"/>'
             )
@@ -206,11 +140,11 @@ def histogram(session: Session) -> str:
         legend.append(f'<span><i class="{kind}"></i>{name}</span>')
     for value, kind in ((session.inspector.threshold, "ah-default"), (session.threshold, "ah-line")):
         x = width * (value - low) / (high - low)
-        rows.append(f'<path d="M{x:.1f} 0V{2 * height:g}" class="{kind}"/>')
+        rows.append(f'<path d="M{x:.1f} 0V104" class="{kind}"/>')
     legend.append(f'<span><i class="ah-line"></i>threshold {session.threshold:.4g}</span>')
     legend.append('<span><i class="ah-default"></i>default</span>')
     return (
-        f'<figure class="ah-histogram"><svg viewBox="0 0 {width:g} {2 * height:g}" preserveAspectRatio="none" '
+        f'<figure class="ah-histogram"><svg viewBox="0 0 {width:g} 104" preserveAspectRatio="none" '
         f'role="img" aria-label="how the scores spread">{"".join(rows)}</svg>'
         f"<figcaption>{''.join(legend)}</figcaption></figure>"
     )
@@ -266,13 +200,14 @@ def _card(session: Session, index: int) -> str:
     one = session.checked[index]
     kind = "defective" if detect.is_defective(session, one) else "normal"
     name = escape(one.ref.id)
-    truth = f" · label {escape(_label(one))}" if one.ref.label is not None else ""
+    facts = [f"p {escape(detect.p_text(one.p_value))}"] if one.p_value is not None else []
+    facts += [f"label {escape(_label(one))}"] if one.ref.label is not None else []
     return (
         f'<button type="button" class="ah-card ah-is-{kind}" data-index="{index}" title="{name}">'
         f'<img src="{picture_url(_overlay(session, one))}" alt="heat map over {name}">'
         f'<span class="ah-line1"><b>{kind}</b><span>{one.map.image_score:.3f}</span></span>'
         f'<span class="ah-name"><bdi>{name}</bdi></span>'
-        f'<span class="ah-line2">p {escape(detect.p_text(one.p_value))}{truth}</span></button>'
+        f'<span class="ah-line2">{" · ".join(facts)}</span></button>'
     )
 
 
@@ -289,11 +224,11 @@ def detail(session: Session, index: int) -> str:
     heat = overlay(image, result.map, level, mask=united_mask(result), longest=_LARGE)
     kind = "defective" if result.is_anomalous else "normal"
     height, width = one.size
-    facts = [
-        ("Score", f"{result.score:.4f} (threshold {session.threshold:.4g})"),
-        ("p-value", f"{escape(detect.p_text(one.p_value))}: the share of normal parts that would score as high"),
-        ("Image", f"{width} x {height} pixels"),
-    ]
+    facts = [("Score", f"{result.score:.4f} (threshold {session.threshold:.4g})")]
+    if one.p_value is not None:
+        share = "the share of normal parts that would score as high"
+        facts.append(("p-value", f"{escape(detect.p_text(one.p_value))}: {share}"))
+    facts.append(("Image", f"{width} x {height} pixels"))
     if one.ref.label is not None:
         facts.append(("Label", escape(_label(one))))
     rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts)
