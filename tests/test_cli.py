@@ -224,9 +224,13 @@ def test_a_single_image(here, capfd):
     rows = table(Path("r")).values()
     assert {row["p_value"] for row in rows} == {""}
     assert [row["is_anomalous"] == "true" for row in rows] == [float(row["score"]) > 1.5 for row in rows]
+    assert run(capfd, "threshold single --value 1.5") == "threshold 1.5000 (manual)\n"
+    run(capfd, "predict single --data data --out again")
+    assert table(Path("again")) == table(Path("r"))
+    assert "threshold" in run(capfd, "threshold single --data data --f1-max")
     run(capfd, "evaluate single --data data --json e.json")
     metrics = json.loads(Path("e.json").read_text())
-    assert 0.0 <= metrics["image_auroc"] <= 1.0 and "operating_point" not in metrics
+    assert 0.0 <= metrics["image_auroc"] <= 1.0 and metrics["operating_point"]["method"] == "manual"
 
 
 def test_skip_unreadable(here, capfd):

@@ -288,7 +288,7 @@ BAD_INPUT = [
         "threshold model --f1-max --data defects",
         ["0 good and 3 defective", "add labelled images"],
     ),
-    ("value without calibration", "threshold single --value 1", ["no held-out scores", "fit on more normal images"]),
+    ("a value that is none", "threshold model --value nan", ["--value must be a finite number"]),
     # ---- append
     ("append of nothing", "append model", ["--data", "--undo", "give either"]),
     ("append and undo", "append model --data one --undo", ["--data", "--undo", "give either"]),

@@ -74,7 +74,7 @@ def test_a_few_fixed_shots(here, capfd, method):
 
 def test_nothing_but_a_name(here, capfd):
     said = run(capfd, f"fit winclip --shots 0 --product 'metal ring' --backbone clip@clip {SMALL} --out named")
-    assert "fitted winclip on 0 normal images of metal ring" in said and "threshold 0.5000 (the scores' own" in said
+    assert "fitted winclip on 0 normal images of metal ring" in said and "threshold 0.5000 (its scores' own" in said
     assert json.loads((here / "named" / "config.json").read_text())["config"]["product"] == "metal ring"
     run(capfd, "predict named --data data --product ring --out results")
     assert {row["p_value"] for row in table(here / "results").values()} == {""}

@@ -164,10 +164,11 @@ def test_one_image_gives_scores_but_no_verdict(tmp_path, test_set):
         next(single.inspect(test_set))
     results = list(single.inspect(test_set, threshold=0.1))
     assert all(result.p_value is None and result.is_anomalous == (result.score > 0.1) for result in results)
-    with pytest.raises(InvalidArgumentError, match="normal images"):
-        single.choose_threshold([True, False], [1.0, 0.0])
-    single.save(tmp_path / "m")
-    assert Inspector.load(tmp_path / "m", backbone=tiny_backbone(size=64)).calibration is None
+    chosen, report = single.choose_threshold([True, False], [1.0, 0.0])
+    assert 0.0 <= chosen.threshold < 1.0 and report["f1"] == 1.0 and single.operating_point is None
+    chosen.save(tmp_path / "m")
+    loaded = Inspector.load(tmp_path / "m", backbone=tiny_backbone(size=64))
+    assert loaded.calibration is None and loaded.threshold == chosen.threshold
     metrics = evaluate(single, test_set)
     assert metrics["image_auroc"] == 1.0 and "operating_point" not in metrics
 
@@ -316,6 +317,11 @@ def test_a_natural_threshold_where_no_image_was_given(test_set):
     results = list(inspector.inspect(test_set))
     assert [result.is_anomalous for result in results] == [sample.label != "good" for sample in test_set]
     assert all(result.p_value is None and bool(result.regions) == result.is_anomalous for result in results)
+    assert inspector.operating_point == {"threshold": 0.02, "false_alarm_rate": None, "method": "natural"}
+    moved = inspector.with_threshold(1.5)
+    assert moved.operating_point["method"] == "manual" and not any(r.is_anomalous for r in moved.inspect(test_set))
+    assert evaluate(inspector, test_set)["operating_point"]["escape_rate"] == 0.0
+    assert evaluate(moved, test_set)["operating_point"]["escape_rate"] == 1.0
     with pytest.raises(InvalidDatasetError, match="no normal images to fit on"):
         Inspector.fit("patchcore", [], backbone=tiny_backbone())
 

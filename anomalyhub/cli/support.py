@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -113,20 +114,21 @@ def calibrated(inspector: Any):
 def from_labels(inspector: Any, samples: Any, costs: tuple[float, float], f1_max: bool):
     from anomalyhub.types import GOOD
 
-    calibrated(inspector)
     with bar("threshold") as progress:
-        scores = [result.score for result in inspector.inspect(samples, progress=progress)]
+        results = inspector.inspect(samples, threshold=math.inf, progress=progress)  # no verdict, no region
+        scores = [result.score for result in results]
     return inspector.choose_threshold(
         [label != GOOD for label in samples.labels], scores, costs=None if f1_max else costs
     )
 
 
 def threshold_text(inspector: Any) -> str:
-    calibration = inspector.calibration
-    if calibration is None and getattr(inspector.detector, "natural_thresholds_", None):
-        return f"threshold {inspector.threshold:.4f} (the scores' own scale; no image was there to set another)"
-    if calibration is None:
+    calibration, point = inspector.calibration, inspector.operating_point
+    if point is None:
         return "no threshold, as no normal image could be held out: give --threshold when predicting"
+    if calibration is None:
+        why = "its scores' own scale; no image set another" if point["method"] == "natural" else "manual"
+        return f"threshold {point['threshold']:.4f} ({why})"
     text = f"threshold {calibration.threshold:.4f} ({calibration.method.replace('_', '-')}"
     if calibration.false_alarm_rate is not None:
         text += f", {calibration.false_alarm_rate:.2%} of normal images"

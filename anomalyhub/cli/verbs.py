@@ -260,7 +260,9 @@ def threshold(
     if false_alarm_rate is not None:
         inspector.calibration = calibrated(inspector).at_rate(false_alarm_rate)
     elif value is not None:
-        inspector.calibration = calibrated(inspector).at_threshold(value)
+        if not math.isfinite(value):
+            raise InvalidArgumentError(f"--value must be a finite number, got {value}: give a score, such as 1.5")
+        inspector = inspector.with_threshold(value)
     else:
         if data is None or (not f1_max and None in costs):
             raise InvalidArgumentError("labelled images are needed: give --data, and for a cost both costs")

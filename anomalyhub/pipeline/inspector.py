@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from anomalyhub.detection import create_detector, detectors, load_detector
-from anomalyhub.detection.calibration import Calibration
+from anomalyhub.detection.calibration import Calibration, Method
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError, OutputError
 from anomalyhub.fsio import atomic_folder
 from anomalyhub.metrics import confusion, cost_threshold, detection_metrics, f1_max_threshold
@@ -34,13 +34,20 @@ class Inspector:
     calibration  held-out scores and the threshold; None when fitted on fewer than two images: no verdicts then, but by
                  detectors whose scores have a natural threshold, such as a probability
     product      what it inspects, for people
+    chosen       the threshold that somebody has chosen where there is no calibration; None: the natural one, if any
 
     >>> inspector = Inspector.fit("patchcore", dataset.train)            # doctest: +SKIP
     >>> for result in inspector.inspect(dataset.test): print(result.id, result.score, result.is_anomalous)
     """
 
-    def __init__(self, detector: Detector, calibration: Calibration | None = None, product: str | None = None):
-        self.detector, self.calibration, self.product = detector, calibration, product
+    def __init__(
+        self,
+        detector: Detector,
+        calibration: Calibration | None = None,
+        product: str | None = None,
+        chosen: float | None = None,
+    ):
+        self.detector, self.calibration, self.product, self.chosen = detector, calibration, product, chosen
 
     @classmethod
     def fit(
@@ -79,14 +86,27 @@ class Inspector:
     @property
     def threshold(self) -> float:
         """The image score above which an image is anomalous. Raises InvalidArgumentError when there is none."""
+        point = self.operating_point
+        if point is None:
+            raise InvalidArgumentError(
+                "this model has no threshold, as no normal image could be held out when it was fitted: "
+                "give one (--threshold), or fit on at least 2 normal images"
+            )
+        return point["threshold"]
+
+    @property
+    def operating_point(self) -> dict[str, Any] | None:
+        """The threshold with the false_alarm_rate and method that it was chosen by; None where there is none."""
         if self.calibration is not None:
-            return self.calibration.threshold
-        if self._natural is not None:
-            return self._natural[0]
-        raise InvalidArgumentError(
-            "this model has no threshold, as no normal image could be held out when it was fitted: "
-            "give one (--threshold), or fit on at least 2 normal images"
-        )
+            return self.calibration.to_json()
+        natural = None if self._natural is None else self._natural[0]
+        threshold, method = (natural, "natural") if self.chosen is None else (self.chosen, "manual")
+        return None if threshold is None else {"threshold": threshold, "false_alarm_rate": None, "method": method}
+
+    def with_threshold(self, threshold: float, method: Method = "manual") -> Inspector:
+        """This inspector with a threshold that was chosen otherwise."""
+        calibration = self.calibration and self.calibration.at_threshold(threshold, method)
+        return Inspector(self.detector, calibration, self.product, None if calibration else float(threshold))
 
     @property
     def _natural(self) -> tuple[float, float] | None:
@@ -162,7 +182,10 @@ class Inspector:
         """Write into an existing folder."""
         self.detector.save(folder)
         calibration = self.calibration.to_json() if self.calibration else None
-        write_json(Path(folder) / _FILE, {"schema": SCHEMA, "product": self.product, "calibration": calibration})
+        chosen = {} if self.chosen is None else {"threshold": self.chosen}
+        write_json(
+            Path(folder) / _FILE, {"schema": SCHEMA, "product": self.product, "calibration": calibration, **chosen}
+        )
 
     @classmethod
     def load(cls, folder: Path, *, backbone: Any = None) -> Inspector:
@@ -177,7 +200,8 @@ class Inspector:
             calibration, operating_point = _calibration(detector, 0.01), stored["calibration"]
             if calibration is not None and operating_point is not None:
                 calibration = replace(calibration, **operating_point)
-            return cls(detector, calibration, stored.get("product"))
+            chosen = None if stored.get("threshold") is None else float(stored["threshold"])
+            return cls(detector, calibration, stored.get("product"), chosen)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"{folder / _FILE} is damaged ({error}): copy the model folder again") from error
 
@@ -188,16 +212,14 @@ class Inspector:
 
         costs  (cost of an escape, cost of a false alarm) minimises the cost; None maximises F1
         """
-        if self.calibration is None:
-            raise InvalidArgumentError("this model has no held-out scores: fit on at least 2 normal images first")
         if costs is None:
             threshold, value = f1_max_threshold(labels, scores)
             method, name = "f1_max", "f1"
         else:
             threshold, value = cost_threshold(labels, scores, *costs)
             method, name = "cost", "cost"
-        chosen = Inspector(self.detector, self.calibration.at_threshold(threshold, method), self.product)
-        return chosen, {"threshold": threshold, "method": method, name: value, **confusion(labels, scores, threshold)}
+        report = {"threshold": threshold, "method": method, name: value, **confusion(labels, scores, threshold)}
+        return self.with_threshold(threshold, method), report
 
 
 def evaluate(
@@ -235,8 +257,7 @@ def evaluate(
     metrics |= {"n_images": len(labels), "n_anomalous": int(np.sum(labels)), "seconds_per_image": seconds / len(labels)}
     if provenance is not None and (warning := provenance.overlap(product or inspector.product, known, len(labels))):
         metrics["warning"] = warning
-    if inspector.calibration is not None:
-        point = inspector.calibration.to_json()
+    if (point := inspector.operating_point) is not None:
         point["target_false_alarm_rate"] = point.pop("false_alarm_rate")  # confusion counts the real one
         metrics["operating_point"] = point | confusion(np.array(labels), np.array(scores), inspector.threshold)
     if progress is not None:

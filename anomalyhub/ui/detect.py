@@ -171,12 +171,8 @@ def set_false_alarm_rate(session: Session, rate: float) -> None:
     """Move the default threshold, and the one in force, to another false-alarm rate in (0, 1)."""
     if session.inspector is not None and session.inspector.calibration is not None:
         calibration = session.inspector.calibration.at_rate(rate)
-        session.inspector = _with_calibration(session.inspector, calibration)
+        session.inspector = type(session.inspector)(session.inspector.detector, calibration, session.inspector.product)
         session.threshold = calibration.threshold
-
-
-def _with_calibration(inspector, calibration):
-    return type(inspector)(inspector.detector, calibration, inspector.product)
 
 
 def counts(session: Session) -> tuple[int, int]:
@@ -245,8 +241,8 @@ def model_file(session: Session) -> str:
     inspector = session.inspector
     if inspector is None:
         raise InvalidArgumentError("nothing has been learned yet: press Learn in step 2")
-    if session.threshold != inspector.threshold and inspector.calibration is not None:
-        inspector = _with_calibration(inspector, inspector.calibration.at_threshold(session.threshold))
+    if session.threshold != inspector.threshold:
+        inspector = inspector.with_threshold(session.threshold)
     with tempfile.TemporaryDirectory(dir=session.folder) as folder:
         inspector.save(Path(folder) / f"{_slug(session)}-model")
         return _zipped(session, Path(folder), "model")

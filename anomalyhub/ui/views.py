@@ -65,10 +65,9 @@ def summary(session: Session) -> str:
 def _meaning(session: Session) -> str:
     calibration = session.inspector.calibration
     if calibration is None:
-        kept = session.inspector.threshold
         return (
             "No normal part has set this threshold, so how many of them it calls defective is not known: move it until "
-            f"the pictures look right. A saved model keeps its default of {kept:.4g}."
+            "the pictures look right."
         )
     rate, held_out = calibration.p_value(session.threshold), len(calibration.scores)
     text = f"At this threshold about {_percent(rate)} of normal parts would be called defective"
