@@ -281,5 +281,6 @@ def test_from_a_hub(folder, tmp_path):
     assert [later[spec] for spec in specs] == [online[spec] for spec in specs]
     assert "the weights of 'clip' (openai/clip-vit-large-patch14-336) are not in the local cache" in later["clip"][0]
     assert (
-        "cannot be reached: download it once on a connected machine, pass a folder as clip@FOLDER" in later["clip"][0]
+        "cannot be reached: download it once on a connected machine, or pass a folder as clip@FOLDER"
+        in later["clip"][0]
     )

@@ -82,7 +82,7 @@ def optional_hub_file(repo_id: str, filename: str, wanted_by: str, local: str = 
 def hub_file(repo_id: str, filename: str, wanted_by: str, local: str = "") -> Path:
     """The local path of a file of a Hub repository: from the cache, else downloaded.
 
-    local  what to give instead, for messages; "" is a weights file
+    local  what to do instead, for messages; "" is to give a weights file, or to use embedded
 
     The Hub is asked only when the file is not in the cache; an unreachable Hub is reported within seconds.
     Raises BackboneError naming the remedy.
@@ -95,10 +95,8 @@ def hub_file(repo_id: str, filename: str, wanted_by: str, local: str = "") -> Pa
         raise BackboneError(f"{repo_id!r} is not a Hub id: write hf:OWNER/NAME") from error
     if isinstance(cached, str):
         return Path(cached)
-    remedy = (
-        f"download it once on a connected machine, {local or f'pass a local file as {wanted_by}@FILE.safetensors'}, "
-        "or use --backbone embedded"
-    )
+    otherwise = f"pass a local file as {wanted_by}@FILE.safetensors, or use --backbone embedded"
+    remedy = f"download it once on a connected machine, {f'or {local}' if local else otherwise}"
     what = f"the weights of {wanted_by!r} ({repo_id}) are not in the local cache"
     if constants.HF_HUB_OFFLINE:
         raise BackboneError(f"{what} and HF_HUB_OFFLINE is set: {remedy}")

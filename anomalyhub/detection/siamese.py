@@ -104,10 +104,8 @@ class Siamese(BackboneDetector):
             for coreset, level in zip(coresets, levels, strict=True):
                 groups = np.repeat([fold_of.get(number, -1) for number in numbers], level.shape[1] * level.shape[2])
                 coreset.add(level.reshape(-1, level.shape[-1]), groups)
-            share = numbers[-1] / n_images if n_images else 0.5
-            report(
-                progress, _ENCODED * share, f"support image {numbers[-1] + 1}" + (f" of {n_images}" if n_images else "")
-            )
+            share, of_all = (numbers[-1] / n_images, f" of {n_images}") if n_images else (0.5, "")
+            report(progress, _ENCODED * share, f"support image {numbers[-1] + 1}{of_all}")
         if not coresets:
             raise InvalidArgumentError(f"{self.title} needs normal images and got none: give 2 to 8, or more")
         banks = _banks(coresets, None, part(progress, _ENCODED, _SELECTED))
