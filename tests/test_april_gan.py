@@ -18,6 +18,7 @@ from anomalyhub.detection.april_gan_layers import read_layers
 from anomalyhub.detection.prompts import text_features
 from anomalyhub.detection.provenance import Provenance
 from anomalyhub.errors import InvalidArgumentError, InvalidModelError
+from anomalyhub.pipeline import Inspector
 from anomalyhub.state import write_state
 
 N_LAYERS, SIDE = 4, 40  # 5 x 5 patches, where the CLIP's own size gives 4 x 4
@@ -247,24 +248,34 @@ def test_the_blocks_of_the_training_are_tapped(tmp_path):
     assert fitted.backbone.layers == (2, 4) and fitted.natural_thresholds_ == (0.5, 1.0)
 
 
-def test_a_saved_model_needs_no_other_file(tmp_path, images):
+@pytest.mark.parametrize(("score", "held_out"), [("stored", 2), ("transductive", 0)])
+def test_a_saved_model_needs_no_other_file(tmp_path, images, score, held_out):
     clip = tiny_clip_folder(tmp_path / "clip")
     origin = Provenance.of({"weave": normals(2)})
     config, arrays = origin.state()
     folder = pretrained(tmp_path / "weights", arrays=arrays, **config)
-    settings = {"weights": str(folder), "resize": SIDE, "score": "transductive"}
+    settings = {"weights": str(folder), "resize": SIDE, "score": score}
     fitted = create_detector("april-gan", f"clip@{clip}", settings=settings).fit(normals(2, start=5))
     fitted.save(tmp_path / "model")
     shutil.rmtree(folder)
     loaded = load_detector(tmp_path / "model")
-    assert loaded.transductive and loaded.config == fitted.config
+    assert loaded.transductive == (score == "transductive") and loaded.config == fitted.config
     for one, other in zip(loaded.predict(images), fitted.predict(images), strict=True):
         assert np.array_equal(one.scores, other.scores) and one.image_score == other.image_score
     assert loaded.provenance_.products == ("weave",) and loaded.provenance_.knows(normals(2)[1].image)
     assert not loaded.provenance_.knows(images[0].image)
     for name in ("held_out_scores_", "held_out_peaks_"):
-        assert np.array_equal(getattr(loaded, name), getattr(fitted, name)) and len(getattr(loaded, name)) == 2
+        assert np.array_equal(getattr(loaded, name), getattr(fitted, name)) and len(getattr(loaded, name)) == held_out
     assert loaded.range_ == fitted.range_ and loaded.natural_thresholds_ == fitted.natural_thresholds_
+    assert loaded.map_slope_ == fitted.map_slope_ == 2 * N_LAYERS
+    if score == "transductive":  # scaled by the images at hand, no threshold holds for others
+        with pytest.raises(InvalidArgumentError, match="this model has no threshold"):
+            next(Inspector.load(_inspected(fitted, tmp_path)).inspect(images))
+
+
+def _inspected(detector, folder):
+    Inspector(detector).save(folder / "inspector")
+    return folder / "inspector"
 
 
 def test_a_backbone_without_texts_is_refused(weights):

@@ -151,6 +151,7 @@ def test_map_ratio_follows_the_peaks():
         (600, 0.2, 0.05, (0.02, 0.08), 0.98),
         (600, 0.4, 0.01, (0.0, 0.03), 0.95),
         (60, 0.2, 0.05, (0.0, 0.15), 0.95),
+        (10, 0.0, 0.01, (0.0, 0.06), 0.0),
     ],
 )
 def test_a_threshold_from_unlabelled_images(n, anomalous, rate, alarms, found):
@@ -162,7 +163,8 @@ def test_a_threshold_from_unlabelled_images(n, anomalous, rate, alarms, found):
         scores = rng.permutation(np.concatenate([normal, odd]).astype(np.float32))
         made = Calibration.from_unlabelled(scores, 2 * scores, rate)
         shares.append([(normal > made.threshold).mean(), (odd > made.threshold).mean() if len(odd) else 0.0])
-        assert made.map_ratio == pytest.approx(2.0, rel=0.05)
+        assert made.map_ratio == pytest.approx(2.0, rel=0.05) and len(made.scores) == n
+        assert made.resolvable == (n >= 99) or rate > 0.01
     false_alarms, caught = np.mean(shares, axis=0)
     assert alarms[0] <= false_alarms <= alarms[1] and caught >= found
 
@@ -177,6 +179,15 @@ def test_unlabelled_scores_stay_unlabelled():
     with pytest.raises(InvalidArgumentError, match="at least 2 images, got 1"):
         Calibration.from_unlabelled(np.ones(1), np.ones(1))
     assert np.isfinite(Calibration.from_unlabelled(np.ones(2), np.ones(2)).threshold)
+
+
+def test_maps_that_are_not_proportional_to_scores():
+    scores = np.linspace(0.1, 0.3, 400)
+    made = Calibration.from_normals(scores, 2.0 + 8.0 * scores)
+    top = made.threshold
+    assert made.map_threshold(top) == pytest.approx(2.0 + 8.0 * top, rel=1e-6)
+    assert made.map_threshold(0.7 * top, slope=8.0) == pytest.approx(2.0 + 8.0 * 0.7 * top, rel=1e-6)
+    assert made.map_threshold(0.7 * top) == pytest.approx(0.7 * (2.0 + 8.0 * top), rel=1e-6)
 
 
 def test_moving_the_operating_point():

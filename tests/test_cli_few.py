@@ -47,7 +47,7 @@ def aloud(capfd, arguments: str) -> tuple[str, str]:
 def test_unlabelled_images_alone_or_as_a_reference(here, capfd):
     said = run(capfd, "fit musc --data data --product label --split test --out kept")
     assert re.search(r"fitted musc on \d+ test images of label: kept\nthreshold .* \(unlabelled, 1.00%", said)
-    assert "no threshold" in run(capfd, "fit musc --shots 0 --out none")
+    run(capfd, "fit musc --shots 0 --out none")
     run(capfd, "predict kept --data data --product label --out by_reference")
     run(capfd, "predict none --data data --product label --out together")
     kept, together = table(here / "by_reference"), table(here / "together")
@@ -78,6 +78,34 @@ def test_nothing_but_a_name(here, capfd):
     assert json.loads((here / "named" / "config.json").read_text())["config"]["product"] == "metal ring"
     run(capfd, "predict named --data data --product ring --out results")
     assert {row["p_value"] for row in table(here / "results").values()} == {""}
+
+
+def test_what_the_prompts_call_a_folder(here, capfd):
+    """Its own name where it is a product, --product where that is given, else an object."""
+    (here / "good").symlink_to(here / "data" / "ring" / "train" / "good")
+    fit = f"fit winclip --shots 2 --backbone clip@clip {SMALL}"
+    for arguments, name in (
+        ("--data good --product 'metal ring'", "metal ring"),
+        ("--data good", "object"),
+        ("--data data/ring", "ring"),
+        ("--data data/ring --product 'metal_ring'", "metal ring"),
+        ("--data data --product ring", "ring"),
+        ("--data data --product ring --set product=washer", "washer"),
+    ):
+        run(capfd, f"{fit} {arguments} --overwrite --out m")
+        assert json.loads((here / "m" / "config.json").read_text())["config"]["product"] == name
+
+
+def test_a_batch_gets_its_threshold_as_it_was_asked_for(here, capfd):
+    said = run(capfd, "fit musc --shots 0 --false-alarm-rate 0.3 --out none")
+    assert "the threshold will come from the images that are judged together" in said
+    run(capfd, "evaluate none --data data --product label --json m.json")
+    point = json.loads((here / "m.json").read_text())
+    assert point["operating_point"]["target_false_alarm_rate"] == 0.3
+    assert point["seconds_per_image"] > 1e-3  # the comparison itself, before which nothing is there to predict
+    run(capfd, "threshold none --value 0.9")
+    run(capfd, "predict none --data data --product label --out r")
+    assert {row["is_anomalous"] for row in table(here / "r").values()} == {"false"}
 
 
 def test_train_and_use_the_weights_elsewhere(here, capfd):
@@ -119,7 +147,11 @@ def test_train_says_loudly_that_the_target_was_trained_on(here, capfd):
         ("fit winclip --shots 0 --backbone clip@clip --set layers=9 --out o", ["layers [9]", "1 to 4"]),
         ("fit winclip --shots 0 --product ring --backbone embedded --out o", ["embedded", "--backbone clip"]),
         ("fit april-gan --shots 0 --product ring --backbone clip@clip --out o", ["weights", "train april-gan"]),
-        ("fit siamese --data data --product ring --set weights=data --out o", ["data"]),
+        (
+            "fit siamese --data data --product ring --set weights=data --out o",
+            ["is not a model folder (no config.json)"],
+        ),
+        ("train siamese --data data --target nowhere --checkpoints c --out o", ["nowhere", "does not exist"]),
         ("train april-gan --data data --backbone embedded --out o", ["embedded", "clip"]),
         ("train siamese --data data --product all --exclude label --exclude ring --out o", ["every product"]),
     ],
@@ -128,4 +160,4 @@ def test_bad_input(here, capfd, arguments, words):
     assert cli.run(shlex.split(arguments)) == 2
     out, err = capfd.readouterr()
     assert err.count("\n") == 1 and not [word for word in words if word not in err], err
-    assert not (here / "o").exists() and out == ""
+    assert not (here / "o").exists() and not (here / "c").exists() and out == ""

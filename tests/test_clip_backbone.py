@@ -194,7 +194,8 @@ DAMAGE = [
     (only_a_pickle, r"has no model.safetensors: make a folder once .* and give clip@FOLDER"),
     (lambda path: truncate(path / "model.safetensors"), "model.safetensors is not a readable safetensors file"),
     (lambda path: truncate(path / "tokenizer.json"), "tokenizer.json is not a readable tokenizer .*: copy it again"),
-    (lambda path: truncate(path / "config.json"), r"config.json is not of a CLIP \(its model_type is None\)"),
+    (lambda path: truncate(path / "config.json"), "config.json is not readable JSON"),
+    (lambda path: (path / "preprocessor_config.json").write_text("{"), "preprocessor_config.json is not readable JSON"),
     (lambda path: edit_config(path, model_type="siglip"), r"is not of a CLIP \(its model_type is 'siglip'\)"),
     (lambda path: edit_config(path, vision_config="none"), "config.json describes no CLIP"),
     (

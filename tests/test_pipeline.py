@@ -329,7 +329,7 @@ def test_a_natural_threshold_where_no_image_was_given(test_set):
 def test_images_that_are_judged_together(inspector, test_set):
     assert inspector.for_batch(test_set) is inspector
     alone = Inspector.fit("musc", [], backbone=tiny_vit())
-    with pytest.raises(InvalidArgumentError, match="no threshold"):
+    with pytest.raises(InvalidArgumentError, match=r"gets its threshold from them: take for_batch\(images\)"):
         next(alone.inspect(test_set))
     together = alone.for_batch(test_set)
     assert together.calibration.method == "unlabelled" and alone.calibration is None

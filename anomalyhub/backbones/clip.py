@@ -103,6 +103,8 @@ class ClipBackbone(TorchBackbone):
                 raise InvalidArgumentError(
                     f"the text {shown} has {len(ids)} tokens and {self.spec} reads {self.context}: shorten it"
                 )
+            if len(ids) < len(own) + 2:
+                raise BackboneError(f"the tokenizer.json of {self.spec} adds no start and end: save CLIP's own with it")
             if max(ids) >= self.module.config.text_config.vocab_size:
                 raise BackboneError(f"the tokenizer.json of {self.spec} belongs to another model: save both from one")
             found.append(ids)

@@ -73,11 +73,11 @@ def _make_folder(name: str) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty where there is none."""
+    """The JSON object in a file. Raises BackboneError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"{path} is not readable JSON ({_reason(error)}): copy the model again") from error
     return value if isinstance(value, dict) else {}
 
 

@@ -62,6 +62,30 @@ def open_dataset(data: Path, product: str | None):
     return load_dataset(data, product)
 
 
+def open_named(data: Path | None, product: str | None, detector: str) -> tuple[Any, str | None]:
+    """The data set, None for none, and what prompts call its product, None where nothing says.
+
+    For a detector with prompts, --product names the product of a folder that holds but one; a folder of loose images
+    may be called anything, such as "good", and names nothing.
+    """
+    from anomalyhub.pipeline.inspector import is_prompted
+
+    if data is None:
+        return None, product
+    prompted = product is not None and is_prompted(detector)
+    if prompted and data.name != product and not (data.expanduser() / product).is_dir():
+        return open_dataset(data, None), product
+    dataset = open_dataset(data, product)
+    return dataset, product or (None if dataset.layout in ("flat", "classes") else dataset.product)
+
+
+def words_setting(detector: str, words: str | None) -> dict[str, str]:
+    """The setting `product` of a detector with prompts; without words they speak of an object."""
+    from anomalyhub.pipeline.inspector import is_prompted
+
+    return {"product": " ".join((words or "object").replace("_", " ").split()) or " "} if is_prompted(detector) else {}
+
+
 def readable(samples: Any, skip: bool):
     """The split, without what cannot be decoded if that is to be skipped."""
     failures = samples.unreadable() if skip else []
@@ -105,8 +129,8 @@ def for_batch(inspector: Any, samples: Any):
 def calibrated(inspector: Any):
     if inspector.calibration is None:
         raise InvalidArgumentError(
-            "this model has no held-out scores, being fitted on 1 image or with calibration_images=0: "
-            "fit on more normal images, or give --threshold when predicting"
+            "this model has no held-out scores, being fitted on no image or on 1, or with calibration_images=0: "
+            "fit on more normal images, or give --threshold when predicting (--value when setting it)"
         )
     return inspector.calibration
 
@@ -124,6 +148,8 @@ def from_labels(inspector: Any, samples: Any, costs: tuple[float, float], f1_max
 
 def threshold_text(inspector: Any) -> str:
     calibration, point = inspector.calibration, inspector.operating_point
+    if point is None and getattr(inspector.detector, "unlabelled_", False):
+        return "the threshold will come from the images that are judged together"
     if point is None:
         return "no threshold, as no normal image could be held out: give --threshold when predicting"
     if calibration is None:
@@ -132,8 +158,8 @@ def threshold_text(inspector: Any) -> str:
     text = f"threshold {calibration.threshold:.4f} ({calibration.method.replace('_', '-')}"
     if calibration.false_alarm_rate is not None:
         text += f", {calibration.false_alarm_rate:.2%} of normal images"
-        if calibration.source == "unlabelled":
-            return text + ", if most of the images are normal)"
-        text += f", {len(calibration.scores)} held out"
-        text += "" if calibration.resolvable else ", extrapolated: more normal images would make it surer"
+        unlabelled = calibration.source == "unlabelled"
+        count = len(calibration.scores)
+        text += f", if most of the {count} images are normal" if unlabelled else f", {count} held out"
+        text += "" if calibration.resolvable else ", extrapolated: more images would make it surer"
     return text + ")"

@@ -14,7 +14,7 @@ from anomalyhub.config import parse_settings
 
 @app.command(
     epilog=_example(
-        "anomalyhub train april-gan --data visa --product all --target mvtec --out april",
+        "anomalyhub train april-gan --data mvtec --product all --target visa --out april",
         "anomalyhub train siamese --data mvtec --exclude tile --backbone resnet18 --checkpoints run --out siamese",
     )
 )
@@ -46,15 +46,18 @@ def train(
 ) -> None:
     """Train the auxiliary weights of a detector on a source data set, never on the one that is measured."""
     from anomalyhub.data import list_products
-    from anomalyhub.pipeline.train import ALL, create_trainer, target_warning, training_products
+    from anomalyhub.pipeline.train import ALL, target_warning, training_products
     from anomalyhub.pipeline.train import train as run
+    from anomalyhub.registry import trainers
 
     settings = parse_settings(setting or [])
-    split = create_trainer(trainer, backbone, settings=settings).split
+    split = trainers.create(trainer, backbone, settings=settings).split
     products = training_products(data, split, product or [ALL], exclude or ())
     products = {name: readable(samples, skip_unreadable) for name, samples in products.items()}
-    roots = [path / name for path in data for name in list_products(path)] or data
+    roots = [root for path in data for root in ([path / name for name in list_products(path)] or [path])]
     with output(out, overwrite, roots, *data, *filter(None, [target])) as staged:
+        warning = target_warning(products, target) if target is not None and staged is not None else None
+        warn(warning)  # before hours of training, and after them
         with bar("train") as progress:
             made = run(
                 trainer,
@@ -65,7 +68,6 @@ def train(
                 checkpoints=checkpoints,
                 progress=progress,
             )
-        warning = target_warning(made.provenance_, target) if target is not None and staged is not None else None
         if staged is not None:
             made.save(staged)
     if staged is None:

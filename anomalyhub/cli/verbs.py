@@ -18,11 +18,13 @@ from anomalyhub.cli.support import (
     from_labels,
     load,
     open_dataset,
+    open_named,
     output,
     readable,
     support,
     threshold_text,
     warn,
+    words_setting,
 )
 from anomalyhub.config import parse_settings
 from anomalyhub.errors import InvalidArgumentError
@@ -136,11 +138,11 @@ def fit(
     """Learn what is normal from the product's normal images; sets the threshold from them alone."""
     if data is None and shots != 0:
         raise InvalidArgumentError("there are no images to learn from: give --data, or --shots 0 to learn from none")
-    dataset = None if data is None else open_dataset(data, product)
-    name = product if dataset is None else dataset.product
+    dataset, words = open_named(data, product, detector)
+    name = words if dataset is None else dataset.product
     roots, inputs = ([], []) if dataset is None else ([dataset.root], [data])
     with output(out, overwrite, roots, *inputs) as staged:
-        settings = parse_settings(setting or [])
+        settings = {**words_setting(detector, words), **parse_settings(setting or [])}
         samples = support(dataset, split, shots, support_set, skip_unreadable)
         from anomalyhub.pipeline import Inspector
 
@@ -212,7 +214,7 @@ def evaluate(
     dataset = open_dataset(data, product)
     samples = readable(dataset.labelled_test(), skip_unreadable)
     with atomic_file(json_file) if json_file is not None else nullcontext() as staged:
-        inspector = for_batch(load(model, backbone), samples)
+        inspector = load(model, backbone)
         from anomalyhub.pipeline import evaluate as run
         from anomalyhub.state import read_json, write_json
 

@@ -26,9 +26,7 @@ def create_detector(name: str, backbone: Any = None, *, seed: int = 0, settings:
     settings  fields of the detector's config dataclass; texts are converted
     Raises UnknownNameError, InvalidArgumentError.
     """
-    cls = detectors[name]
-    backbone = getattr(cls, "default_backbone", "embedded") if backbone is None else backbone
-    return cls.create(backbone, seed=seed, settings=settings or {})
+    return detectors.create(name, backbone, seed=seed, settings=settings)
 
 
 def load_detector(folder: Path, backbone: Any = None):

@@ -82,8 +82,9 @@ class AprilGan(BackboneDetector):
 
     Fitted: tensors_ (the linear layers), text_ (D, 2), banks_ (per layer (n, P, width) unit tokens of n references),
     range_ (low, high), held_out_scores_ and held_out_peaks_ (n,) float32 (each reference against the others; empty for
-    fewer than two), natural_thresholds_ (image score, map value) where the probabilities are one half, provenance_
-    (what the layers were trained on, None where the weights do not say).
+    fewer than two, and for transductive scores), natural_thresholds_ (image score, map value) where the probabilities
+    are one half (None for transductive scores), map_slope_ (by how much the map threshold moves with the image
+    threshold), provenance_ (what the layers were trained on, None where the weights do not say).
     """
 
     name = "april-gan"
@@ -116,9 +117,10 @@ class AprilGan(BackboneDetector):
         self.text_ = text.cpu().numpy()
         self.banks_ = [bank.cpu().numpy() for bank in banks]
         self.range_ = (low, low + len(linear.fc))
-        self.natural_thresholds_ = (0.5, sum(self.range_) / 2)
         self.provenance_: Provenance | None = weights.provenance
-        held_out = len(maxima) if len(maxima) > 1 else 0
+        # scaled by the images at hand, a score has no threshold that holds for other images
+        held_out = len(maxima) if len(maxima) > 1 and not self.transductive else 0
+        self._set_scales()
         self.held_out_scores_ = image_scores(probabilities, maxima, *self.range_)[:held_out].astype(np.float32)
         self.held_out_peaks_ = maxima[:held_out].astype(np.float32)
         report(progress, 1.0, f"references: {len(maxima)}")
@@ -144,6 +146,12 @@ class AprilGan(BackboneDetector):
             low, high = (maxima.min(), maxima.max()) if self.transductive else self.range_
             scores = image_scores(scores, maxima, low, high)
         return [AnomalyMap(array, float(score)) for array, score in zip(maps, scores, strict=True)]
+
+    def _set_scales(self) -> None:
+        low, high = self.range_
+        few = bool(self.banks_)
+        self.natural_thresholds_ = None if few and self.transductive else (0.5, (low + high) / 2)
+        self.map_slope_ = 2 * (high - low) if few else high - low
 
     def _backbone(self) -> ClipBackbone:
         return require_clip(super()._backbone(), self.title)
@@ -211,7 +219,7 @@ class AprilGan(BackboneDetector):
         self.banks_ = [arrays[f"bank.{i}"] for i in range(n_banks)]
         low, high = config["range"]
         self.range_ = (float(low), float(high))
-        self.natural_thresholds_ = (0.5, sum(self.range_) / 2)
+        self._set_scales()
         self.provenance_ = Provenance.restore(config, arrays)
 
 

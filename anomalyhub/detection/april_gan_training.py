@@ -161,7 +161,7 @@ class AprilGanTrainer:
         backbone = self._backbone()
         return {
             "trainer": self.name,
-            "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "layers": backbone.layers},
+            "backbone": {"fingerprint": backbone.fingerprint, "layers": backbone.layers},
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
         }

@@ -21,14 +21,15 @@ CHECKPOINT = "checkpoint.safetensors"
 def make_accelerator(mixed_precision: bool = True) -> Any:
     """An accelerate.Accelerator for this process: its GPU where there is one, else the CPU.
 
-    mixed_precision  bfloat16, or float16, where the GPU has it; a CPU computes in float32
+    mixed_precision  bfloat16 where the GPU has it; a CPU, and an older GPU, computes in float32
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state()  # accelerate keeps a precision for the life of a process; it belongs to a run
     if not torch.cuda.is_available():
-        return Accelerator(cpu=True)
-    precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return Accelerator(mixed_precision=precision if mixed_precision else "no")
+        return Accelerator(cpu=True, mixed_precision="no")
+    return Accelerator(mixed_precision="bf16" if mixed_precision and torch.cuda.is_bf16_supported(False) else "no")
 
 
 def train_epochs(
@@ -50,7 +51,8 @@ def train_epochs(
                    so that a resumed run ends with the very weights of an undisturbed one
     step           (model, batch) -> (loss, terms to be recorded); it runs under the accelerator's autocast
     learning_rate  of an epoch; None leaves the optimizer's
-    checkpoints    folder that keeps the last epoch's weights, optimizer and history; None keeps nothing
+    checkpoints    folder that keeps the last epoch's weights, optimizer and history, one for all processes; None keeps
+                   nothing
     settings       JSON values: whatever the result depends on. A checkpoint of other settings is refused
     Raises InvalidArgumentError when the loss is not finite, InvalidModelError for a foreign or damaged checkpoint.
     """
@@ -58,6 +60,12 @@ def train_epochs(
     identity = _identity({**(settings or {}), "epochs": epochs, "processes": accelerator.num_processes})
     module.to(accelerator.device)
     history = _resume(file, module, optimizer, identity) if file is not None and file.exists() else []
+    done = accelerator.gather(torch.tensor([len(history)], device=accelerator.device))
+    if (done != len(history)).any():
+        raise InvalidArgumentError(
+            f"the processes see different checkpoints in {checkpoints} (epochs {done.tolist()}): "
+            "give a folder that all of them share"
+        )
     model, prepared = accelerator.prepare(module, optimizer)
     model.train()
     for epoch in range(len(history), epochs):

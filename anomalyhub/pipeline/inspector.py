@@ -17,7 +17,7 @@ from anomalyhub.detection.calibration import Calibration, Method
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError, OutputError
 from anomalyhub.fsio import atomic_folder
 from anomalyhub.metrics import confusion, cost_threshold, detection_metrics, f1_max_threshold
-from anomalyhub.protocols import Detector, Progress
+from anomalyhub.protocols import Detector, Progress, part
 from anomalyhub.regions import threshold_regions
 from anomalyhub.state import SCHEMA, read_json, write_json
 from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
@@ -35,6 +35,7 @@ class Inspector:
                  detectors whose scores have a natural threshold, such as a probability
     product      what it inspects, for people
     chosen       the threshold that somebody has chosen where there is no calibration; None: the natural one, if any
+    false_alarm_rate  at which a batch that is judged together gets its threshold, see `for_batch`
 
     >>> inspector = Inspector.fit("patchcore", dataset.train)            # doctest: +SKIP
     >>> for result in inspector.inspect(dataset.test): print(result.id, result.score, result.is_anomalous)
@@ -46,8 +47,10 @@ class Inspector:
         calibration: Calibration | None = None,
         product: str | None = None,
         chosen: float | None = None,
+        false_alarm_rate: float = 0.01,
     ):
         self.detector, self.calibration, self.product, self.chosen = detector, calibration, product, chosen
+        self.false_alarm_rate = false_alarm_rate
 
     @classmethod
     def fit(
@@ -81,12 +84,17 @@ class Inspector:
                 "there are no normal images to fit on: put them into train/good, or into a folder named good"
             )
         detector.fit(samples, progress)
-        return cls(detector, _calibration(detector, false_alarm_rate), product)
+        return cls(detector, _calibration(detector, false_alarm_rate), product, None, false_alarm_rate)
 
     @property
     def threshold(self) -> float:
         """The image score above which an image is anomalous. Raises InvalidArgumentError when there is none."""
         point = self.operating_point
+        if point is None and self._judges_batches:
+            raise InvalidArgumentError(
+                "this model judges images by each other and gets its threshold from them: "
+                "take for_batch(images) of it, or fit on a reference of 2 images or more"
+            )
         if point is None:
             raise InvalidArgumentError(
                 "this model has no threshold, as no normal image could be held out when it was fitted: "
@@ -106,7 +114,8 @@ class Inspector:
     def with_threshold(self, threshold: float, method: Method = "manual") -> Inspector:
         """This inspector with a threshold that was chosen otherwise."""
         calibration = self.calibration and self.calibration.at_threshold(threshold, method)
-        return Inspector(self.detector, calibration, self.product, None if calibration else float(threshold))
+        chosen = None if calibration else float(threshold)
+        return Inspector(self.detector, calibration, self.product, chosen, self.false_alarm_rate)
 
     @property
     def _natural(self) -> tuple[float, float] | None:
@@ -118,18 +127,27 @@ class Inspector:
 
         A detector that scores unlabelled images by each other, and was fitted on none, takes these as its reference.
         """
-        if not (self.detector.transductive and getattr(self.detector, "unlabelled_", False)):
+        if not self._judges_batches:
             return self
         former = self.detector
         detector = type(former)(former.backbone, former.config, former.seed).fit(samples, progress)
-        return Inspector(detector, _calibration(detector, 0.01), self.product)
+        made = Inspector(detector, _calibration(detector, self.false_alarm_rate), self.product)
+        return made if self.chosen is None else made.with_threshold(self.chosen)
+
+    @property
+    def _judges_batches(self) -> bool:
+        return self.detector.transductive and getattr(self.detector, "unlabelled_", False)
 
     def map_threshold(self, threshold: float | None = None) -> float:
         """The map value above which a pixel is anomalous, for an image threshold (default: the one in force)."""
         threshold = self.threshold if threshold is None else threshold
+        slope = getattr(self.detector, "map_slope_", None)
         if self.calibration is not None:
-            return threshold * self.calibration.map_ratio
-        return threshold * self._natural[1] / self._natural[0] if self._natural else threshold
+            return self.calibration.map_threshold(threshold, slope)
+        if self._natural is None:
+            return threshold
+        score, value = self._natural
+        return threshold * value / score if slope is None else value + slope * (threshold - score)
 
     def inspect(
         self, samples: Iterable[Sample], *, threshold: float | None = None, progress: Progress | None = None
@@ -182,10 +200,10 @@ class Inspector:
         """Write into an existing folder."""
         self.detector.save(folder)
         calibration = self.calibration.to_json() if self.calibration else None
-        chosen = {} if self.chosen is None else {"threshold": self.chosen}
-        write_json(
-            Path(folder) / _FILE, {"schema": SCHEMA, "product": self.product, "calibration": calibration, **chosen}
-        )
+        stored = {"schema": SCHEMA, "product": self.product, "calibration": calibration}
+        if calibration is None:
+            stored |= {"threshold": self.chosen, "false_alarm_rate": self.false_alarm_rate}
+        write_json(Path(folder) / _FILE, stored)
 
     @classmethod
     def load(cls, folder: Path, *, backbone: Any = None) -> Inspector:
@@ -201,7 +219,9 @@ class Inspector:
             if calibration is not None and operating_point is not None:
                 calibration = replace(calibration, **operating_point)
             chosen = None if stored.get("threshold") is None else float(stored["threshold"])
-            return cls(detector, calibration, stored.get("product"), chosen)
+            return cls(
+                detector, calibration, stored.get("product"), chosen, float(stored.get("false_alarm_rate", 0.01))
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"{folder / _FILE} is damaged ({error}): copy the model folder again") from error
 
@@ -234,7 +254,9 @@ def evaluate(
     if not len(samples) or None in getattr(samples, "labels", ()):  # before anything is predicted
         raise _unlabelled()
     provenance = getattr(inspector.detector, "provenance_", None)
-    labels, scores, seconds, known = [], [], 0.0, 0
+    labels, scores, known, start = [], [], 0, time.perf_counter()
+    inspector = inspector.for_batch(samples, part(progress, 0.0, 0.5))
+    seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory(prefix="anomalyhub-") as folder:
         maps, masks = MapFiles(Path(folder)), _PackedMasks()
         for chunk in chunks(samples, len(samples), inspector.detector.transductive):
@@ -250,7 +272,7 @@ def evaluate(
                 maps.append(result.scores)
                 known += provenance is not None and provenance.knows(sample.image)
             if progress is not None:
-                progress(0.8 * len(scores) / len(samples), f"predicted {len(scores)} of {len(samples)} images")
+                progress(0.5 + 0.3 * len(scores) / len(samples), f"predicted {len(scores)} of {len(samples)} images")
         if progress is not None:
             progress(0.85, "metrics")
         metrics = detection_metrics(np.array(labels), np.array(scores, np.float32), masks, maps)
@@ -329,11 +351,17 @@ def _calibration(detector: Detector, false_alarm_rate: float) -> Calibration | N
     return make(scores, detector.held_out_peaks_, false_alarm_rate)
 
 
+def is_prompted(detector: str) -> bool:
+    """Whether a detector has a setting `product`, which its prompts speak of."""
+    config = getattr(detectors[detector], "config_class", None)
+    return config is not None and "product" in {field.name for field in fields(config)}
+
+
 def with_product(detector: str, settings: Mapping[str, Any], product: str | None) -> dict[str, Any]:
     """Settings with the product's name where the detector asks for one and none is given: its prompts name it."""
-    config = getattr(detectors[detector], "config_class", None)
-    named = config is not None and "product" in {field.name for field in fields(config)}
-    return {**({"product": product.replace("_", " ")} if named and product else {}), **settings}
+    named = is_prompted(detector)
+    words = " ".join((product or "").replace("_", " ").split())
+    return {**({"product": words} if named and words else {}), **settings}
 
 
 __all__ = ["ANOMALOUS", "Inspector", "evaluate"]

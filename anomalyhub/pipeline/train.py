@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from anomalyhub.data import Split, list_products, load_dataset
 from anomalyhub.detection.provenance import Provenance
-from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, UnknownNameError
+from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidImageError, UnknownNameError
 from anomalyhub.protocols import Progress
 from anomalyhub.registry import trainers
 
 ALL = "all"
-
-
-def create_trainer(name: str, backbone: Any = None, *, seed: int = 0, settings: Mapping[str, Any] | None = None):
-    """An untrained trainer, one of `anomalyhub.registry.trainers`. Raises UnknownNameError, InvalidArgumentError.
-
-    backbone  a SPEC for `create_backbone`, or a backbone; None: the trainer's own choice, "embedded" or "clip"
-    """
-    cls = trainers[name]
-    backbone = getattr(cls, "default_backbone", "embedded") if backbone is None else backbone
-    return cls.create(backbone, seed=seed, settings=settings or {})
 
 
 def training_products(
@@ -69,18 +60,24 @@ def train(
 
     checkpoints  folder from which an interrupted run goes on to the same weights when it is started again
     """
-    trainer = create_trainer(name, backbone, seed=seed, settings=settings)
+    trainer = trainers.create(name, backbone, seed=seed, settings=settings)
     if checkpoints is not None:
         checkpoints.mkdir(parents=True, exist_ok=True)
     return trainer.fit(products, progress=progress, checkpoints=checkpoints)
 
 
-def target_warning(provenance: Provenance, target: str | Path, product: str | None = None) -> str | None:
-    """What is wrong with measuring weights of that provenance on a data set, None when nothing is."""
-    warnings = []
+def target_warning(products: Mapping[str, Split], target: str | Path, product: str | None = None) -> str | None:
+    """What is wrong with measuring weights trained on `products` on another data set, None when nothing is.
+
+    Images that cannot be read are left out. Raises InvalidDatasetError where `target` is no data set.
+    """
+    provenance, warnings = Provenance.of(products), []
     for name in (product,) if product else list_products(target) or (None,):
         dataset = load_dataset(target, name)
         images = {ref.id: ref for ref in (*dataset.train.refs, *dataset.test.refs)}
-        known = sum(provenance.knows(ref.load().image) for ref in images.values())
+        known = 0
+        for ref in images.values():
+            with suppress(InvalidImageError):
+                known += provenance.knows(ref.load().image)
         warnings.append(provenance.overlap(dataset.product, known, len(images)))
     return "; ".join(warning for warning in warnings if warning) or None
