@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from anomalyhub.errors import UnknownNameError
 
@@ -39,14 +39,6 @@ class Registry(Generic[T]):
         if name not in self._classes:
             raise UnknownNameError(self.kind, name, self._classes)
         return self._classes[name]
-
-    def create(
-        self, name: str, backbone: Any = None, *, seed: int = 0, settings: Mapping[str, Any] | None = None
-    ) -> Any:
-        """An instance by the class's own `create`; a backbone of None is its `default_backbone`, else "embedded"."""
-        cls = self[name]
-        backbone = getattr(cls, "default_backbone", "embedded") if backbone is None else backbone
-        return cls.create(backbone, seed=seed, settings=settings or {})
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""

@@ -125,3 +125,17 @@ def rows_in(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which rows occur, bit for bit, among the others."""
     known = {row.tobytes() for row in np.ascontiguousarray(others)}
     return np.array([row.tobytes() in known for row in np.ascontiguousarray(rows)])
+
+
+def bilinear(array, height, width):
+    """(h, w) to (height, width), pixel centres at half, clamped at the border."""
+
+    def weights(old, new):
+        at = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
+        low = np.minimum(at.astype(int), max(old - 2, 0))
+        matrix = np.zeros((new, old))
+        matrix[np.arange(new), low] += 1 - (at - low)
+        matrix[np.arange(new), np.minimum(low + 1, old - 1)] += at - low
+        return matrix
+
+    return weights(array.shape[0], height) @ array @ weights(array.shape[1], width).T

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from core_helpers import normals, photo, tiny_backbone
+from core_helpers import bilinear, normals, photo, tiny_backbone
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -28,20 +28,6 @@ def detector(seed=0, backbone=None, **settings):
 
 def images_of(samples):
     return [sample.image for sample in samples]
-
-
-def bilinear(array, height, width):
-    """(h, w) to (height, width), pixel centres at half, clamped at the border."""
-
-    def weights(old, new):
-        at = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
-        low = np.minimum(at.astype(int), max(old - 2, 0))
-        matrix = np.zeros((new, old))
-        matrix[np.arange(new), low] += 1 - (at - low)
-        matrix[np.arange(new), np.minimum(low + 1, old - 1)] += at - low
-        return matrix
-
-    return weights(array.shape[0], height) @ array @ weights(array.shape[1], width).T
 
 
 def window(level, y, x, size):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from core_helpers import normals, photo, tiny_backbone, tiny_vit
+from core_helpers import bilinear, normals, photo, tiny_backbone, tiny_vit
 from scipy.ndimage import gaussian_filter
 from siamese_helpers import tiny_products, tiny_stages, tiny_trainer
 
@@ -35,20 +35,6 @@ def weights(tmp_path_factory):
 
 
 # the formulas
-
-
-def bilinear(array, height, width):
-    """(h, w) to (height, width), pixel centres at half, clamped at the border."""
-
-    def weights_of(old, new):
-        at = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
-        low = np.minimum(at.astype(int), max(old - 2, 0))
-        matrix = np.zeros((new, old))
-        matrix[np.arange(new), low] += 1 - (at - low)
-        matrix[np.arange(new), np.minimum(low + 1, old - 1)] += at - low
-        return matrix
-
-    return weights_of(array.shape[0], height) @ array @ weights_of(array.shape[1], width).T
 
 
 def unit_patches(backbone, images):

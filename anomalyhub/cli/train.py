@@ -51,7 +51,7 @@ def train(
     from anomalyhub.registry import trainers
 
     settings = parse_settings(setting or [])
-    split = trainers.create(trainer, backbone, settings=settings).split
+    split = trainers[trainer].create(backbone, seed=seed, settings=settings).split
     products = training_products(data, split, product or [ALL], exclude or ())
     products = {name: readable(samples, skip_unreadable) for name, samples in products.items()}
     roots = [root for path in data for root in ([path / name for name in list_products(path)] or [path])]

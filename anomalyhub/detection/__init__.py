@@ -26,7 +26,7 @@ def create_detector(name: str, backbone: Any = None, *, seed: int = 0, settings:
     settings  fields of the detector's config dataclass; texts are converted
     Raises UnknownNameError, InvalidArgumentError.
     """
-    return detectors.create(name, backbone, seed=seed, settings=settings)
+    return detectors[name].create(backbone, seed=seed, settings=settings or {})
 
 
 def load_detector(folder: Path, backbone: Any = None):

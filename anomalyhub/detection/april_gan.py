@@ -94,7 +94,7 @@ class AprilGan(BackboneDetector):
     needs = "auxiliary"
     transductive = False
 
-    def __init__(self, backbone: Any = "clip", config: AprilGanConfig | None = None, seed: int = 0):
+    def __init__(self, backbone: Any = None, config: AprilGanConfig | None = None, seed: int = 0):
         super().__init__(backbone, config, seed)
         self.transductive = self.config.score == "transductive"
 

@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from anomalyhub.backbones import create_backbone
 from anomalyhub.backbones.clip import ClipBackbone, require_clip
-from anomalyhub.config import configure
 from anomalyhub.detection.april_gan_layers import TRAINER, LinearLayers, upsample
-from anomalyhub.detection.base import check_range
+from anomalyhub.detection.base import OnBackbone, check_range
 from anomalyhub.detection.prompts import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES, check_prompts, text_features
 from anomalyhub.detection.provenance import Provenance, digest
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, NotFittedError
@@ -64,7 +62,7 @@ class AprilGanTrainingConfig:
 
 
 @trainers.register
-class AprilGanTrainer:
+class AprilGanTrainer(OnBackbone):
     """Trains one linear layer per tapped block of a frozen CLIP so that patches resemble the right prompts.
 
     backbone  a ClipBackbone, or a SPEC such as "clip" that is made on first use
@@ -80,14 +78,6 @@ class AprilGanTrainer:
     split = "test"
     config_class = AprilGanTrainingConfig
     default_backbone = "clip"
-
-    def __init__(self, backbone: Any = "clip", config: AprilGanTrainingConfig | None = None, seed: int = 0):
-        self.backbone, self.config, self.seed = backbone, config or AprilGanTrainingConfig(), seed
-
-    @classmethod
-    def create(cls, backbone: Any, *, seed: int, settings: Mapping[str, Any]) -> AprilGanTrainer:
-        """A trainer with some settings changed; see `anomalyhub.config.configure`."""
-        return cls(backbone, configure(AprilGanTrainingConfig, settings), seed)
 
     def fit(
         self,
@@ -167,15 +157,7 @@ class AprilGanTrainer:
         }
 
     def _backbone(self) -> ClipBackbone:
-        layers = self.config.layers
-        if isinstance(self.backbone, str):
-            self.backbone = create_backbone(self.backbone, layers)
-        elif layers is not None and sorted(layers) != list(self.backbone.layers):
-            raise InvalidArgumentError(
-                f"setting layers is {list(layers)} and this backbone taps {list(self.backbone.layers)}: "
-                "give a backbone with those layers, or its SPEC"
-            )
-        return require_clip(self.backbone, self.title)
+        return require_clip(super()._backbone(), self.title)
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, *key))

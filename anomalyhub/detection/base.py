@@ -18,13 +18,12 @@ from anomalyhub.state import read_state, write_state
 from anomalyhub.types import Sample
 
 
-class BackboneDetector:
-    """Construction, backbone and saved folder; a subclass adds name, needs, transductive, title, fit and predict.
+class OnBackbone:
+    """Construction of what works on a backbone: detectors, and trainers of their weights.
 
-    A subclass also sets `config_class` (a frozen dataclass with a field `layers`) and implements `_state`, what `save`
-    writes besides, and `_restore`, which sets the fitted attributes from it.
+    A subclass sets `config_class`, a frozen dataclass, maybe with a field `layers`.
 
-    backbone  a Backbone, or a SPEC that is made on first use
+    backbone  a Backbone, or a SPEC that is made on first use; None: `default_backbone`
     config    an instance of `config_class`
     seed      fixes whatever is random
     """
@@ -34,13 +33,37 @@ class BackboneDetector:
     config_class: ClassVar[type]
     default_backbone: ClassVar[str] = "embedded"
 
-    def __init__(self, backbone: Any = "embedded", config: Any = None, seed: int = 0):
-        self.backbone, self.config, self.seed = backbone, self.config_class() if config is None else config, seed
+    def __init__(self, backbone: Any = None, config: Any = None, seed: int = 0):
+        self.backbone = self.default_backbone if backbone is None else backbone
+        self.config, self.seed = self.config_class() if config is None else config, seed
 
     @classmethod
-    def create(cls, backbone: Any, *, seed: int, settings: Mapping[str, Any]):
-        """A detector with some settings changed; see `anomalyhub.config.configure`."""
-        return cls(backbone, configure(cls.config_class, settings), seed)
+    def create(cls, backbone: Any = None, *, seed: int = 0, settings: Mapping[str, Any] | None = None):
+        """One with some settings changed; see `anomalyhub.config.configure`."""
+        return cls(backbone, configure(cls.config_class, settings or {}), seed)
+
+    def _layers(self, spec: str) -> Sequence[int] | None:
+        """The layers to tap of the backbone of that SPEC; None leaves them to it."""
+        return getattr(self.config, "layers", None)
+
+    def _backbone(self) -> Any:
+        """The backbone, made on first use. Raises InvalidArgumentError where a given one taps other layers."""
+        layers = getattr(self.config, "layers", None)
+        if isinstance(self.backbone, str):
+            self.backbone = create_backbone(self.backbone, self._layers(self.backbone))
+        elif layers is not None and sorted(layers) != sorted(self.backbone.layers):
+            raise InvalidArgumentError(
+                f"setting layers is {list(layers)} and this backbone taps {list(self.backbone.layers)}: "
+                "give a backbone with those layers, or its SPEC"
+            )
+        return self.backbone
+
+
+class BackboneDetector(OnBackbone):
+    """A detector's saved folder; a subclass adds name, needs, transductive, title, fit and predict.
+
+    It implements `_state`, what `save` writes besides, and `_restore`, which sets the fitted attributes from it.
+    """
 
     def save(self, folder: Path) -> None:
         """Write config.json and state.safetensors into `folder`."""
@@ -99,21 +122,6 @@ class BackboneDetector:
         """Raise NotFittedError before `fit`."""
         if not any(name.endswith("_") for name in vars(self)):
             raise NotFittedError(f"{self.title} is not fitted: call fit() first")
-
-    def _layers(self, spec: str) -> Sequence[int] | None:
-        """The layers to tap of the backbone of that SPEC; None leaves them to it."""
-        return self.config.layers
-
-    def _backbone(self) -> Any:
-        """The backbone, made on first use. Raises InvalidArgumentError where a given one taps other layers."""
-        if isinstance(self.backbone, str):
-            self.backbone = create_backbone(self.backbone, self._layers(self.backbone))
-        elif self.config.layers is not None and sorted(self.config.layers) != sorted(self.backbone.layers):
-            raise InvalidArgumentError(
-                f"setting layers is {list(self.config.layers)} and this backbone taps {list(self.backbone.layers)}: "
-                "give a backbone with those layers, or its SPEC"
-            )
-        return self.backbone
 
 
 def batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from anomalyhub.backbones import create_backbone
-from anomalyhub.config import configure
-from anomalyhub.detection.base import check_range
+from anomalyhub.detection.base import OnBackbone, check_range
 from anomalyhub.detection.provenance import Provenance
 from anomalyhub.detection.support import one_augmented
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError, NotFittedError
@@ -122,7 +120,7 @@ class Trained:
 
 
 @trainers.register
-class SiameseTrainer:
+class SiameseTrainer(OnBackbone):
     """Trains trunk, spatial transformers, encoders and predictors (algorithm 1) on pairs of normal images.
 
     backbone  a Backbone, or a SPEC that is made on first use: a ResNet or ConvNeXt of timm, or embedded
@@ -136,14 +134,6 @@ class SiameseTrainer:
     title = "Category-agnostic"
     split = "train"
     config_class = SiameseTrainingConfig
-
-    def __init__(self, backbone: Any = "embedded", config: SiameseTrainingConfig | None = None, seed: int = 0):
-        self.backbone, self.config, self.seed = backbone, config or SiameseTrainingConfig(), seed
-
-    @classmethod
-    def create(cls, backbone: Any, *, seed: int, settings: Mapping[str, Any]) -> SiameseTrainer:
-        """A trainer with some settings changed; see `anomalyhub.config.configure`."""
-        return cls(backbone, configure(SiameseTrainingConfig, settings), seed)
 
     def fit(
         self,
@@ -214,10 +204,8 @@ class SiameseTrainer:
         }
         write_state(folder, config, arrays)
 
-    def _backbone(self) -> Any:
-        if isinstance(self.backbone, str):
-            self.backbone = create_backbone(self.backbone, stage_layers(self.backbone))
-        return self.backbone
+    def _layers(self, spec: str) -> Sequence[int] | None:
+        return stage_layers(spec)
 
 
 def _check(products: Mapping[str, Sequence[Sample]]) -> None:

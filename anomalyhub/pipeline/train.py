@@ -60,7 +60,7 @@ def train(
 
     checkpoints  folder from which an interrupted run goes on to the same weights when it is started again
     """
-    trainer = trainers.create(name, backbone, seed=seed, settings=settings)
+    trainer = trainers[name].create(backbone, seed=seed, settings=settings or {})
     if checkpoints is not None:
         checkpoints.mkdir(parents=True, exist_ok=True)
     return trainer.fit(products, progress=progress, checkpoints=checkpoints)
