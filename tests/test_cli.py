@@ -24,6 +24,7 @@ from PIL import Image
 from test_readme import parse
 
 from anomalyhub import __version__, cli
+from anomalyhub.cli import support
 
 VERBS = ("sample", "fit", "predict", "evaluate", "threshold", "append", "binarize", "discover", "train", "demo")
 COLUMNS = ["path", "score", "p_value", "is_anomalous", "label"]
@@ -469,6 +470,16 @@ def test_stopped_during_fit(place, tmp_path, number, code):
     assert err.lstrip("\n") == "anomalyhub: stopped; nothing was written\n"  # older parsers end the line of the ^C
     assert "fitted" not in out
     assert list(tmp_path.iterdir()) == []  # neither the hidden sibling nor the parent made for it
+
+
+def test_a_stop_that_was_lost_counts_at_the_next_progress(here, capfd):
+    """As when the interrupt comes while a module is imported: its callbacks swallow exceptions."""
+    support.stopping.set()
+    try:
+        assert cli.run("fit patchcore --data data --out made".split()) == 130
+    finally:
+        support.stopping.clear()
+    assert "stopped; nothing was written" in capfd.readouterr().err and not Path("made").exists()
 
 
 def test_stopped_append_changes_nothing(here, capfd, monkeypatch):

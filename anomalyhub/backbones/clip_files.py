@@ -40,7 +40,11 @@ def is_clip(spec: BackboneSpec) -> bool:
     """Whether a SPEC names a CLIP; the config.json of a Hub id is downloaded for that."""
     if spec.repo_id is None:
         return spec.name == "clip"
-    return _json(hub_file(spec.repo_id, _CONFIG, spec.name)).get("model_type") == "clip"
+    path = hub_file(spec.repo_id, _CONFIG, spec.name)
+    try:
+        return _json(path).get("model_type") == "clip"
+    except BackboneError:  # whatever it is, it is no CLIP: timm says the rest
+        return False
 
 
 def locate(spec: BackboneSpec) -> ClipFiles:

@@ -17,6 +17,7 @@ import typer
 import anomalyhub.cli.binarize
 import anomalyhub.cli.discover
 import anomalyhub.cli.train  # noqa: F401  (these register their verbs)
+from anomalyhub.cli import support
 from anomalyhub.cli.verbs import app
 from anomalyhub.errors import AnomalyHubError
 
@@ -29,9 +30,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     def stop(number: int, _: Any) -> None:
         caught.append(number)
+        support.stopping.set()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell
+        signal.signal(signal.SIGINT, stop)
     code = run(arguments)
     sys.exit(128 + caught[0] if caught and code == _STOPPED else code)
 

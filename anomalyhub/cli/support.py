@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, OutputError
 from anomalyhub.fsio import atomic_folder
 from anomalyhub.protocols import Progress
+
+#: Set when the user has asked to stop. An exception in an import's or a destructor's callback is lost, this is not.
+stopping = threading.Event()
 
 
 @contextmanager
@@ -27,6 +31,8 @@ def bar(title: str, plan: bool = False) -> Iterator[Progress]:
     with tqdm(total=1.0, desc=title, bar_format=layout, disable=not sys.stderr.isatty(), leave=False) as bar:
 
         def progress(fraction: float, text: str) -> None:
+            if stopping.is_set():
+                raise KeyboardInterrupt
             if plan and fraction == 0.0:
                 tqdm.write(text)
             bar.set_description_str(f"{title}: {text}", refresh=False)
