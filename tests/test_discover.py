@@ -233,6 +233,17 @@ def test_a_detectors_verdict_decides_which_images_have_regions(config, model):
     assert [not image.is_empty for image in alone.images] == [bool(binarizer.binarize(one).n_regions) for one in maps]
 
 
+def test_a_threshold_from_unlabelled_images_decides_nothing(config, tmp_path):
+    """Images to be grouped are mostly defective, which that threshold does not allow: MEBin alone has the say."""
+    test = load_dataset(config.data).test
+    Inspector.fit("musc", test).save(tmp_path / "musc")
+    by_model = replace(config, maps=None, model=str(tmp_path / "musc"))
+    result, _, binarizer = discover(by_model)
+    maps = [one.map for one in Inspector.load(tmp_path / "musc").inspect(test)]
+    assert [not image.is_empty for image in result.images] == [bool(binarizer.binarize(one).n_regions) for one in maps]
+    assert any(not image.is_empty for image in result.images)
+
+
 CONFIGS = [  # (changes, error, words of its message)
     ({"maps": None}, InvalidArgumentError, "--masks ground-truth"),
     ({"masks": "ground-truth"}, InvalidArgumentError, "one of a detector's model"),

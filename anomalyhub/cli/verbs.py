@@ -145,8 +145,10 @@ def fit(
         settings = {**words_setting(detector, words), **parse_settings(setting or [])}
         samples = support(dataset, split, shots, support_set, skip_unreadable)
         from anomalyhub.pipeline import Inspector
+        from anomalyhub.registry import detectors
 
-        with bar("fit", plan=staged is not None) as progress:
+        plans = getattr(detectors[detector], "plans", False)
+        with bar("fit", plan=plans and staged is not None) as progress:
             inspector = Inspector.fit(
                 detector,
                 samples,

@@ -99,6 +99,7 @@ class PatchCore(BackboneDetector):
     config_class = PatchCoreConfig
     needs = "normals"
     transductive = False
+    plans = True  # what `fit` reports first says what the work will take
 
     def fit(self, samples: Iterable[Sample], progress: Progress | None = None) -> PatchCore:
         """Build the bank from normal images; masks and labels are not read.

@@ -119,7 +119,7 @@ def discover(
     if all(images[index].is_empty for index in (np.flatnonzero(fitted) if fitted.any() else range(len(images)))):
         raise InvalidDatasetError(
             f"none of the {len(images)} images of {product} has an anomalous region, so there is nothing to group: "
-            "give images with defects, or choose another binarizer, such as otsu"
+            "give images with defects, raise the false-alarm rate, or choose another binarizer, such as otsu"
         )
     if config.apply:
         from anomalyhub.discovery import load_discoverer

@@ -73,13 +73,15 @@ def regions_of_detector(
     """The maps of a fitted detector as regions; they wait in a temporary folder until all their scores are known.
 
     false_alarm_rate  of the threshold by which the detector decides which images have a region, see `regions_of_maps`;
-                      at 1, and where no normal image was held out, the binarizer alone decides
+                      at 1, and where no normal image was held out, the binarizer alone decides: images to be grouped
+                      are mostly defective, and a threshold from unlabelled ones takes most of them for normal
     """
     from anomalyhub.pipeline.inspector import Inspector, MapFiles, chunks
 
     progress(0.0, "loading the detector")
     inspector = Inspector.load(Path(model), backbone=backbone).for_batch(samples, part(progress, 0.0, 0.3))
     gate = inspector.calibration if false_alarm_rate < 1 else None
+    gate = None if gate is not None and gate.source == "unlabelled" else gate
     threshold = None if gate is None else gate.at_rate(false_alarm_rate).threshold
     image_scores: list[float] = []
 
