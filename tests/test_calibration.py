@@ -169,6 +169,20 @@ def test_a_threshold_from_unlabelled_images(n, anomalous, rate, alarms, found):
     assert alarms[0] <= false_alarms <= alarms[1] and caught >= found
 
 
+@pytest.mark.parametrize(("n", "normal"), [(120, 0.3), (60, 0.4), (120, 0.5), (40, 0.8)])
+def test_a_group_of_normal_images_is_found_though_it_is_small(n, normal):
+    """Where the lowest scores stand apart from all others; a sample of one group is not split (see the rates above)."""
+    rng = np.random.default_rng(5)
+    caught, alarms = [], []
+    for _ in range(20):
+        good = rng.gumbel(10, 1, int(normal * n))
+        odd = 28 + rng.gumbel(0, 4, n - len(good))
+        made = Calibration.from_unlabelled(np.concatenate([odd, good]), np.concatenate([odd, good]), 0.01)
+        caught.append((odd > made.threshold).mean())
+        alarms.append((rng.gumbel(10, 1, 1000) > made.threshold).mean())
+    assert np.mean(caught) > 0.95 and np.mean(alarms) < 0.05
+
+
 def test_unlabelled_scores_stay_unlabelled():
     made = Calibration.from_unlabelled(np.arange(20.0), np.arange(20.0))
     assert (made.method, made.source) == ("unlabelled", "unlabelled")

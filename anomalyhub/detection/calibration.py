@@ -15,6 +15,8 @@ _EULER = 0.5772156649015329
 # The upper tail is taken 1 + _CAUTION / n times as wide as n unlabelled images show it: on simulated Gumbel samples, a
 # chosen rate of 1 % then comes out as 2 % with 10 images and 1.4 % with 20.
 _CAUTION = 8.0
+# A quantile plot is less straight than 1 - _UNLIKE / n for one in a hundred simulated samples of a single Gumbel.
+_UNLIKE = 6.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +60,12 @@ class Calibration:
 
     @classmethod
     def from_unlabelled(cls, scores: np.ndarray, peaks: np.ndarray, false_alarm_rate: float = 0.01) -> Calibration:
-        """The same where nobody has said which images are normal; at least half of them must be.
+        """The same where nobody has said which images are normal; at least half of them should be.
 
         A Gumbel distribution is fitted to the lower half of the scores by its quantiles, the share of normal images
         is taken to be what it explains, and the fit repeated with that share until it stays (an empirical null: Efron,
-        JASA 2004). Its quantiles then stand for the scores of normal images.
+        JASA 2004). Its quantiles then stand for the scores of normal images. Where it does not fit, and the lowest
+        scores form a group of their own, the normal images are taken to be that group.
         """
         if len(scores) < 2:
             raise InvalidArgumentError(f"a threshold needs at least 2 images, got {len(scores)}")
@@ -128,22 +131,39 @@ def _quantile(ordered: np.ndarray, rate: float) -> float:
 
 
 def _normal_part(values: np.ndarray) -> np.ndarray:
-    """(n,) float32 evenly spaced quantiles of a Gumbel distribution fitted to the lower half of n `values`."""
+    """(n,) float32 evenly spaced quantiles of a Gumbel distribution fitted to the lower scores among n `values`."""
     ordered = np.sort(np.asarray(values, np.float64))
-    n, share = len(ordered), 1.0
-    for _ in range(20):
-        lower = ordered[: max(2, math.ceil(share * n / 2))]
-        ranks = (np.arange(len(lower)) + 0.56) / (share * n + 0.12)  # Gringorten's plotting positions
-        scale, location = np.polyfit(-np.log(-np.log(ranks)), lower, 1)
-        scale = max(float(scale), 1e-3 * abs(float(ordered.mean())), 1e-12)
-        explained = float(np.mean(ordered <= location - scale * math.log(-math.log(0.99)))) / 0.99
-        share, before = min(1.0, max(0.5, explained)), share
-        if abs(share - before) < 0.5 / n:
-            break
+    n = len(ordered)
+    location, scale, likeness = _lower_fit(ordered, 1.0, 0.5)
+    if likeness < 1.0 - _UNLIKE / n:  # most images cannot be normal: is the lowest group one of its own?
+        group = _lower_fit(ordered, 0.25, 0.0)
+        location, scale, _ = max((location, scale, likeness), group, key=lambda fit: fit[2])
     ranks = np.arange(1, n + 1) / (n + 1)
     spread = -np.log(-np.log(ranks))
     wider = np.where(spread > 0, 1 + _CAUTION / n, 1.0)
     return (location + scale * wider * spread).astype(np.float32)
+
+
+def _lower_fit(ordered: np.ndarray, share: float, least: float) -> tuple[float, float, float]:
+    """Location and scale of a Gumbel distribution, and how straight its quantile plot is (squared correlation).
+
+    share  of the images that are normal, to begin with; the lower half of these is fitted, and the share becomes what
+           that explains, at least `least`, until it stays
+    """
+    n = len(ordered)
+    for _ in range(20):
+        lower = ordered[: max(2, math.ceil(share * n / 2))]
+        ranks = (np.arange(len(lower)) + 0.56) / (share * n + 0.12)  # Gringorten's plotting positions
+        spread = -np.log(-np.log(ranks))
+        scale, location = np.polyfit(spread, lower, 1)
+        residual, total = lower - location - scale * spread, lower - lower.mean()
+        likeness = 1.0 - float(residual @ residual) / max(float(total @ total), 1e-24)
+        scale = max(float(scale), 1e-3 * abs(float(ordered.mean())), 1e-12)
+        explained = float(np.mean(ordered <= location - scale * math.log(-math.log(0.99)))) / 0.99
+        share, before = min(1.0, max(least, explained)), share
+        if abs(share - before) < 0.5 / n:
+            break
+    return float(location), scale, likeness
 
 
 def _gumbel(ordered: np.ndarray) -> tuple[float, float]:
