@@ -74,13 +74,14 @@ def open_named(data: Path | None, product: str | None, detector: str) -> tuple[A
     For a detector with prompts, --product names the product of a folder that holds but one; a folder of loose images
     may be called anything, such as "good", and names nothing.
     """
-    from anomalyhub.pipeline.inspector import is_prompted
-
     if data is None:
         return None, product
-    prompted = product is not None and is_prompted(detector)
-    if prompted and data.name != product and not (data.expanduser() / product).is_dir():
-        return open_dataset(data, None), product
+    folder = data.expanduser()
+    if product not in (None, data.name) and os.path.isdir(folder) and not os.path.isdir(folder / product):
+        from anomalyhub.pipeline.inspector import is_prompted  # torch: not before it is needed
+
+        if is_prompted(detector):
+            return open_dataset(data, None), product
     dataset = open_dataset(data, product)
     return dataset, product or (None if dataset.layout in ("flat", "classes") else dataset.product)
 
