@@ -19,7 +19,8 @@ from anomalyhub import cli
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     """A folder with a data set of two products, a model of one, and every kind of damage."""
-    world = tmp_path_factory.mktemp("world")
+    world = tmp_path_factory.mktemp("around") / "world"  # what lies beside it is nobody else's
+    world.mkdir()
     here = Path.cwd()
     os.chdir(world)
     try:
