@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,21 +60,26 @@ class OnBackbone:
         return self.backbone
 
 
-class BackboneDetector(OnBackbone):
+class BackboneDetector(OnBackbone, ABC):
     """A detector's saved folder; a subclass adds name, needs, transductive, title, fit and predict.
 
     It implements `_state`, what `save` writes besides, and `_restore`, which sets the fitted attributes from it.
     """
 
+    uses_backbone: ClassVar[bool] = True
+
     def save(self, folder: Path) -> None:
         """Write config.json and state.safetensors into `folder`."""
         self._fitted()
-        backbone = self._backbone()
+        origin = {}
+        if self.uses_backbone:
+            made = self._backbone()
+            origin["backbone"] = {"spec": made.spec, "fingerprint": made.fingerprint, "layers": made.layers}
         extra, arrays = self._state()
         config = {
             "kind": "detector",
             "detector": self.name,
-            "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "layers": backbone.layers},
+            **origin,
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
             **extra,
@@ -88,14 +94,22 @@ class BackboneDetector(OnBackbone):
         """
         config, arrays = read_state(folder, "detector")
         try:
-            stored = config["backbone"]
-            spec, layers, weights = str(stored["spec"]), stored.get("layers"), str(stored["fingerprint"])
+            origin = config["backbone"] if cls.uses_backbone else {"spec": None, "fingerprint": None}
+            spec, layers, weights = origin["spec"], origin.get("layers"), origin["fingerprint"]
             self = cls(backbone or spec, configure(cls.config_class, config["config"]), int(config["seed"]))
             self._restore(config, arrays)
-        except (KeyError, TypeError, ValueError) as error:
+        except InvalidModelError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(
                 f"{folder} is damaged ({error}): copy the model folder again, or fit again"
             ) from error
+        if cls.uses_backbone:
+            self._attach(folder, layers, weights)
+        return self
+
+    def _attach(self, folder: Path, layers: Sequence[int] | None, weights: str) -> None:
+        """Make the backbone of a loaded detector, or check the one that is given."""
         if isinstance(self.backbone, str):
             self.backbone = create_backbone(self.backbone, layers)
         elif layers is not None and list(self.backbone.layers) != layers:
@@ -108,15 +122,14 @@ class BackboneDetector(OnBackbone):
                 f"the weights of {self.backbone.spec} are not those that {folder} was fitted with: "
                 "give the same weights with --backbone, or fit again"
             )
-        return self
 
+    @abstractmethod
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What `save` writes besides: JSON values, and arrays."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _restore(self, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Set the fitted attributes from what `_state` gave; KeyError, TypeError and ValueError mean damage."""
-        raise NotImplementedError
 
     def _fitted(self) -> None:
         """Raise NotFittedError before `fit`."""
