@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anomalyhub.discovery import ClusteringConfig
 from anomalyhub.discovery.base import tensors
-from anomalyhub.discovery.descriptor import Descriptor, after, patch_novelty, salience, views_to_compare, whitening
 from anomalyhub.discovery.network import (
     Adapter,
     LastBlocks,
@@ -21,9 +20,10 @@ from anomalyhub.discovery.network import (
     descriptor_front,
     unit_features,
 )
-from anomalyhub.discovery.views import plain_view
 from anomalyhub.errors import InvalidArgumentError
+from anomalyhub.nn.descriptor import Descriptor, after, patch_novelty, salience, views_to_compare, whitening
 from anomalyhub.nn.mgvit import MaskGuidedViT
+from anomalyhub.nn.views import plain_view
 
 VARIANTS = ("class", "patches", "all", "none")
 

@@ -10,7 +10,8 @@ from anomalyhub.discovery.anomalyncd import AnomalyNCD, AnomalyNCDConfig
 from anomalyhub.discovery.base import discoverers
 from anomalyhub.discovery.clustering import Clustering, ClusteringConfig
 from anomalyhub.discovery.grouping import estimate_n_classes
-from anomalyhub.discovery.merging import Discovery, merge_regions
+from anomalyhub.regions.merge import MergedRegions as Discovery
+from anomalyhub.regions.merge import merge_regions
 from anomalyhub.state import read_name
 
 

@@ -14,20 +14,11 @@ import torch
 from anomalyhub.discovery.base import (
     BaseDiscoverer,
     DiscoveryConfig,
-    Embedder,
     check_input,
     discoverers,
     report,
 )
 from anomalyhub.discovery.clustering import ClusteringConfig
-from anomalyhub.discovery.descriptor import (
-    Descriptor,
-    linear_arrays,
-    linear_from,
-    mapped,
-    views_to_compare,
-    whitening,
-)
 from anomalyhub.discovery.grouping import k_means, order_by_score
 from anomalyhub.discovery.network import (
     Adapter,
@@ -41,6 +32,15 @@ from anomalyhub.discovery.network import (
 from anomalyhub.discovery.objective import Objective
 from anomalyhub.discovery.training import Training
 from anomalyhub.errors import InvalidArgumentError
+from anomalyhub.nn.descriptor import (
+    Descriptor,
+    Embedder,
+    linear_arrays,
+    linear_from,
+    mapped,
+    views_to_compare,
+    whitening,
+)
 from anomalyhub.protocols import Progress
 from anomalyhub.types import SubImage
 

@@ -12,25 +12,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from anomalyhub.backbones import create_backbone
 from anomalyhub.config import configure
-from anomalyhub.discovery.confidence import Familiarity, agreement_temperature, softmax
 from anomalyhub.discovery.grouping import estimate_n_classes
-from anomalyhub.discovery.merging import Discovery, Merge, merge_regions
-from anomalyhub.discovery.views import Augmentation, View, augmented_view, plain_view, symmetric_views
 from anomalyhub.errors import InvalidArgumentError, InvalidModelError, NotFittedError, UnknownNameError
+from anomalyhub.nn.confidence import Familiarity, agreement_temperature, softmax
+from anomalyhub.nn.descriptor import Embedder, tensors
 from anomalyhub.nn.mgvit import MaskGuidedViT, MaskTokens
+from anomalyhub.nn.views import Augmentation, View, augmented_view, plain_view, symmetric_views
 from anomalyhub.protocols import Progress
+from anomalyhub.regions.merge import Merge, merge_regions
+from anomalyhub.regions.merge import MergedRegions as Discovery
 from anomalyhub.registry import Registry
 from anomalyhub.state import read_state, write_state
 from anomalyhub.types import GOOD, ClassProbs, SubImage
 
 discoverers: Registry = Registry("discoverer")
 
-#: Normalised images (B, 3, S, S) and masks (B, 1, S, S) to embeddings (B, D).
-Embedder = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _CALIBRATION = 1  # the first number of its random key
 
 
@@ -335,13 +334,6 @@ class BaseDiscoverer(ABC):
         return merge_regions(
             regions, unknown, images, areas, scores, merge=config.merge, temperature=config.merge_temperature
         )
-
-
-def tensors(backbone: Any, views: Sequence[View]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Views to normalised images (B, 3, S, S) and masks (B, 1, S, S), float32 on the backbone's device."""
-    images = backbone.preprocess([image for image, _ in views])
-    masks = torch.from_numpy(np.stack([mask for _, mask in views])[:, None])
-    return images, masks.to(images)
 
 
 def check_input(name: str, sub_images: Sequence[SubImage], n_novel: int | str) -> None:

@@ -12,24 +12,24 @@ import torch
 from anomalyhub.discovery.base import (
     BaseDiscoverer,
     DiscoveryConfig,
-    Embedder,
     batches,
     check_input,
     discoverers,
     report,
-    tensors,
 )
-from anomalyhub.discovery.descriptor import (
+from anomalyhub.discovery.grouping import k_means, order_by_score
+from anomalyhub.errors import InvalidArgumentError
+from anomalyhub.nn.descriptor import (
     Descriptor,
+    Embedder,
     after,
     linear_arrays,
     linear_from,
     mapped,
+    tensors,
     views_to_compare,
     whitening,
 )
-from anomalyhub.discovery.grouping import k_means, order_by_score
-from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.protocols import Progress
 from anomalyhub.types import SubImage
 

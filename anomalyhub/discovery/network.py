@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anomalyhub.discovery.base import Embedder, batches, tensors
-from anomalyhub.discovery.views import augmented_view
+from anomalyhub.discovery.base import batches
+from anomalyhub.nn.descriptor import Embedder, tensors
 from anomalyhub.nn.heads import CosineHeads, ProjectionHead
 from anomalyhub.nn.mgvit import MaskGuidedViT
+from anomalyhub.nn.views import augmented_view
 from anomalyhub.types import SubImage
 
 #: Normalised images (B, 3, S, S) and masks (B, 1, S, S) to what the trained part starts from: x (B, T, D) and

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from anomalyhub.discovery.base import Embedder
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.nn.mgvit import MaskGuidedViT
+from anomalyhub.nn.views import View
 
+#: Normalised images (B, 3, S, S) and masks (B, 1, S, S) to embeddings (B, D).
+Embedder = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: Fewer patches outside of the mask cannot tell what is usual there.
 _FEW = 5
 #: A distance by rounding alone.
 _ALIKE = 1e-5
 #: What shrinks the covariance of views, in shares of its mean eigenvalue; views of a sub-image at most.
 _RIDGE, _MOST_VIEWS = 0.3, 8
+
+
+def tensors(backbone: Any, views: Sequence[View]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Views to normalised images (B, 3, S, S) and masks (B, 1, S, S), float32 on the backbone's device."""
+    images = backbone.preprocess([image for image, _ in views])
+    masks = torch.from_numpy(np.stack([mask for _, mask in views])[:, None])
+    return images, masks.to(images)
 
 
 class Descriptor:

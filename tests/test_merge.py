@@ -1,4 +1,4 @@
-"""anomalyhub.discovery.merging: regions to images, against the formula."""
+"""anomalyhub.regions.merge: regions to images, against the formula."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ Merge = Literal["area", "score", "mean"]
 
 
 @dataclass(frozen=True, eq=False)
-class Discovery:
+class MergedRegions:
     """The kinds of N regions and of the M images they belong to.
 
     regions        probabilities (N, K), in the order of the sub-images
-    unknown        (N,) bool: unlike every sub-image of the fit
+    unknown        (N,) bool: unlike every sub-image that is known
     weights        (N,) float64: share of the region in its image; those of an image sum to 1
     images         the M image ids in the order of their first region
     image_probs    probabilities (M, K): the regions' weighted mean
@@ -44,7 +44,7 @@ def merge_regions(
     *,
     merge: Merge = "area",
     temperature: float = 100.0,
-) -> Discovery:
+) -> MergedRegions:
     """Merge N regions into their images.
 
     images       the id of each region's image
@@ -69,7 +69,7 @@ def merge_regions(
     np.add.at(merged, owner, weights[:, None] * regions.probs)
     image_unknown = np.bincount(owner, weights * np.asarray(unknown), len(ids)) > 0.5
     image_probs = ClassProbs(merged.astype(np.float32), regions.classes)
-    return Discovery(regions, np.asarray(unknown, bool), weights, ids, image_probs, image_unknown)
+    return MergedRegions(regions, np.asarray(unknown, bool), weights, ids, image_probs, image_unknown)
 
 
 def _raw_weights(merge: Merge, owner: np.ndarray, areas: np.ndarray, scores: np.ndarray, temperature: float):

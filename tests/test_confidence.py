@@ -1,4 +1,4 @@
-"""anomalyhub.discovery.confidence and grouping: temperature, limits of the known, order and number of clusters."""
+"""anomalyhub.nn.confidence and grouping: temperature, limits of the known, order and number of clusters."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from discovery_helpers import sub_image
 
 from anomalyhub.discovery import estimate_n_classes
-from anomalyhub.discovery.confidence import Familiarity, agreement_temperature, softmax
 from anomalyhub.discovery.grouping import _finest_peak, k_means, order_by_score
 from anomalyhub.errors import InvalidArgumentError
+from anomalyhub.nn.confidence import Familiarity, agreement_temperature, softmax
 
 
 def test_softmax_of_large_logits():

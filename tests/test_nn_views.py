@@ -1,4 +1,4 @@
-"""anomalyhub.discovery.views: image and mask share their geometry, everything follows from the random generator."""
+"""anomalyhub.nn.views: image and mask share their geometry, everything follows from the random generator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import typing
 import numpy as np
 import pytest
 
-from anomalyhub.discovery.views import Augmentation, augmented_view, plain_view, symmetric_views
+from anomalyhub.nn.views import Augmentation, augmented_view, plain_view, symmetric_views
 from anomalyhub.types import SubImage
 
 ALL = typing.get_args(Augmentation)
