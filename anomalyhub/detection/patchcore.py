@@ -187,16 +187,39 @@ class PatchCore(BackboneDetector):
         self.segments_ = tuple(kept)
         return self
 
-    def residual_features(self, samples: Iterable[Sample]) -> Iterator[Features]:
-        """Per sample one (D, h, w) map: each patch minus its nearest bank entry (liu2024, section 3.2)."""
+    def residual_features(
+        self, samples: Iterable[Sample], clean: Iterable[np.ndarray] | None = None
+    ) -> Iterator[Features]:
+        """Per sample one (D, h, w) map of residuals (liu2024, section 3.2), see `examine`."""
+        return (residual for _, _, residual in self.examine(samples, clean))
+
+    def examine(
+        self, samples: Iterable[Sample], clean: Iterable[np.ndarray] | None = None
+    ) -> Iterator[tuple[AnomalyMap, Features, Features]]:
+        """`predict` with what led to it, in one pass: per sample its map, patch features and residuals, (D, h, w) each.
+
+        A residual is a patch minus its nearest bank entry.
+        clean  per sample the image it was made from, (H, W, 3) uint8: residuals are then the differences to its patches
+               at the same places (published code of liu2024, for synthetic defects)
+        """
         self._fitted()
+        clean = None if clean is None else iter(clean)
         for batch in batches(samples, self.config.batch_size):
-            patches = self._patches([sample.image for sample in batch])
-            count, height, width, dim = patches.shape
-            flat = patches.reshape(-1, dim)
-            residual = flat - self.search_.bank_[self.search_.query(flat)[1][:, 0]]
-            maps = residual.reshape(count, height, width, dim).transpose(0, 3, 1, 2)
-            yield from (Features((np.ascontiguousarray(level, np.float32),)) for level in maps)
+            images = [sample.image for sample in batch]
+            patches = self._patches(images)
+            found, nearest = self._maps(images, patches, self.search_)
+            normal = self.search_.bank_[nearest] if clean is None else self._patches([next(clean) for _ in batch])
+            for result, level, residual in zip(found, patches, patches - normal.reshape(patches.shape), strict=True):
+                yield result, _features(level), _features(residual)
+
+    def window(self, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
+        """x0 y0 x1 y1, as shares of an (H, W) image, of what the network sees: all of it without the setting `crop`."""
+        config, (height, width) = self.config, shape[:2]
+        if config.crop is None:
+            return 0.0, 0.0, 1.0, 1.0
+        scale = (config.resize or self._backbone().size) / min(height, width)
+        x, y = (min(1.0, config.crop / (scale * side)) / 2 for side in (width, height))
+        return 0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = {"bank": self.search_.bank_, "scores": self.held_out_scores_, "peaks": self.held_out_peaks_}
@@ -237,7 +260,12 @@ class PatchCore(BackboneDetector):
         return patch_features(maps, config.aggregation, config.width, config.neighbourhood).cpu().numpy()
 
     def _score(self, images: Sequence[np.ndarray], search: NearestNeighbours) -> list[AnomalyMap]:
-        patches = self._patches(images)
+        return self._maps(images, self._patches(images), search)[0]
+
+    def _maps(
+        self, images: Sequence[np.ndarray], patches: np.ndarray, search: NearestNeighbours
+    ) -> tuple[list[AnomalyMap], np.ndarray]:
+        """Maps of the images, and the bank row (B, P) nearest to each of their patches (B, h, w, D)."""
         count, height, width, dim = patches.shape
         rows = patches.reshape(count, height * width, dim)
         distances, nearest = search.query(rows.reshape(-1, dim))
@@ -255,7 +283,7 @@ class PatchCore(BackboneDetector):
                 sigma=self.config.sigma,
             )
             results.append(AnomalyMap(scores, score))
-        return results
+        return results, nearest
 
     def _weight(self, patch: np.ndarray, search: NearestNeighbours) -> float:
         """1 - softmax of the distance over the neighbourhood of the nearest bank entry (equation 7)."""
@@ -298,6 +326,11 @@ class PatchCore(BackboneDetector):
         table = np.array(values, np.float32).reshape(-1, 2)
         table = np.concatenate(world.gather(table)) if world.size > 1 else table
         return table[:, 0].copy(), table[:, 1].copy()
+
+
+def _features(level: np.ndarray) -> Features:
+    """(h, w, D) patches as Features."""
+    return Features((np.ascontiguousarray(level.transpose(2, 0, 1), np.float32),))
 
 
 class _Share(Sequence):

@@ -18,16 +18,12 @@ def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
     return (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def agreement_temperature(logits: np.ndarray, other: np.ndarray) -> float:
-    """The temperature that calibrates a view's probabilities against the class of another view of the same thing.
+def calibration_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature that calibrates the probabilities of (N, K) logits against classes (N,) that they did not see.
 
-    logits  (N, K) of the plain views, as they will be used
-    other   (N, K) of independently augmented views
-
-    It minimises the cross-entropy of softmax(logits / T) with the other views' classes, so "0.9" comes to mean that 9
-    of 10 augmented views fall into the same class. This bounds the confidence in the grouping's own terms; whether a
-    group is one kind of defect, no unlabelled image can tell. Of N views one more is taken to disagree (the rule of
-    succession), without which perfect agreement would make every probability 1.
+    It minimises the cross-entropy of softmax(logits / T) with the classes, so "0.9" comes to mean that 9 of 10 are
+    right (Guo et al., ICML 2017). Of N one more is taken to be wrong (the rule of succession), without which perfect
+    agreement would make every probability 1.
     """
     from scipy.optimize import minimize_scalar
 
@@ -35,7 +31,7 @@ def agreement_temperature(logits: np.ndarray, other: np.ndarray) -> float:
     if n_classes < 2 or count == 0:
         return 1.0
     target = np.full((count, n_classes), 1.0 / (count + 1) / n_classes)
-    target[np.arange(count), other.argmax(axis=1)] += count / (count + 1)
+    target[np.arange(count), labels] += count / (count + 1)
 
     def cross_entropy(log_temperature: float) -> float:
         scaled = logits.astype(np.float64) / np.exp(log_temperature)
@@ -44,6 +40,18 @@ def agreement_temperature(logits: np.ndarray, other: np.ndarray) -> float:
 
     found = minimize_scalar(cross_entropy, bounds=(np.log(_COLDEST), np.log(_WARMEST)), method="bounded")
     return float(np.exp(found.x))
+
+
+def agreement_temperature(logits: np.ndarray, other: np.ndarray) -> float:
+    """The temperature that calibrates a view's probabilities against the class of another view of the same thing.
+
+    logits  (N, K) of the plain views, as they will be used
+    other   (N, K) of independently augmented views
+
+    "0.9" comes to mean that 9 of 10 augmented views fall into the same class. This bounds the confidence in the
+    grouping's own terms; whether a group is one kind of defect, no unlabelled image can tell.
+    """
+    return calibration_temperature(logits, other.argmax(axis=1))
 
 
 @dataclass(frozen=True, eq=False)

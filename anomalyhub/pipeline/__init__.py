@@ -1,4 +1,4 @@
-"""Stages composed: a detector with a threshold applied to images, and from images to kinds of defect."""
+"""Stages composed: from images to verdicts, regions and kinds of defect."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ __all__ = ["ANOMALOUS", "Inspector", "evaluate"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from anomalyhub.pipeline import inspector  # torch, which the settings of a discovery do without
+    from anomalyhub.pipeline import evaluation, inspector  # torch, which the settings of a discovery do without
 
-    return getattr(inspector, name)
+    return getattr(evaluation if name == "evaluate" else inspector, name)

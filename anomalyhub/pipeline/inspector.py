@@ -1,26 +1,27 @@
-"""Stages composed: a detector with a threshold, applied to images."""
+"""Stages composed: a detector with a threshold, and what names the regions it finds, applied to images."""
 
 from __future__ import annotations
 
 import itertools
-import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from anomalyhub.detection import create_detector, detectors, load_detector
 from anomalyhub.detection.calibration import Calibration, Method
-from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError, OutputError
+from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError
 from anomalyhub.fsio import atomic_folder
-from anomalyhub.metrics import confusion, cost_threshold, detection_metrics, f1_max_threshold
-from anomalyhub.protocols import Detector, Progress, part
-from anomalyhub.regions import threshold_regions
+from anomalyhub.metrics import confusion, cost_threshold, f1_max_threshold
+from anomalyhub.pipeline.naming import Explanation, Naming
+from anomalyhub.protocols import Detector, Progress
+from anomalyhub.regions import Binarizer, threshold_regions
 from anomalyhub.state import SCHEMA, read_json, write_json
 from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
+
+if TYPE_CHECKING:
+    from anomalyhub.classification import BaseClassifier
+    from anomalyhub.discovery.base import BaseDiscoverer
 
 ANOMALOUS = "anomalous"
 _FILE = "inspector.json"
@@ -36,6 +37,7 @@ class Inspector:
     product      what it inspects, for people
     chosen       the threshold that somebody has chosen where there is no calibration; None: the natural one, if any
     false_alarm_rate  at which a batch that is judged together gets its threshold, see `for_batch`
+    naming       what gives regions their kinds; None: they are "anomalous"
 
     >>> inspector = Inspector.fit("patchcore", dataset.train)            # doctest: +SKIP
     >>> for result in inspector.inspect(dataset.test): print(result.id, result.score, result.is_anomalous)
@@ -48,9 +50,10 @@ class Inspector:
         product: str | None = None,
         chosen: float | None = None,
         false_alarm_rate: float = 0.01,
+        naming: Naming | None = None,
     ):
         self.detector, self.calibration, self.product, self.chosen = detector, calibration, product, chosen
-        self.false_alarm_rate = false_alarm_rate
+        self.false_alarm_rate, self.naming = false_alarm_rate, naming
 
     @classmethod
     def fit(
@@ -115,7 +118,39 @@ class Inspector:
         """This inspector with a threshold that was chosen otherwise."""
         calibration = self.calibration and self.calibration.at_threshold(threshold, method)
         chosen = None if calibration else float(threshold)
-        return Inspector(self.detector, calibration, self.product, chosen, self.false_alarm_rate)
+        return Inspector(self.detector, calibration, self.product, chosen, self.false_alarm_rate, self.naming)
+
+    def with_classifier(
+        self, classifier: BaseClassifier, binarizer: Binarizer, references: Sequence[Sample] = ()
+    ) -> Inspector:
+        """This inspector with a fitted classifier and binarizer; references are normal images for explanations."""
+        return self._named(Naming(binarizer, classifier, references=tuple(references)))
+
+    def with_discoverer(
+        self, discoverer: BaseDiscoverer, binarizer: Binarizer, references: Sequence[Sample] = ()
+    ) -> Inspector:
+        """This inspector with the kinds of a discovery, whose model folder has both."""
+        return self._named(Naming(binarizer, None, discoverer, tuple(references)))
+
+    def _named(self, naming: Naming | None) -> Inspector:
+        return Inspector(self.detector, self.calibration, self.product, self.chosen, self.false_alarm_rate, naming)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names that regions can get, besides "unknown"; empty where nothing names them."""
+        return () if self.naming is None else self.naming.kinds
+
+    @property
+    def classifier(self) -> BaseClassifier | None:
+        return None if self.naming is None else self.naming.classifier
+
+    @property
+    def discoverer(self) -> BaseDiscoverer | None:
+        return None if self.naming is None else self.naming.discoverer
+
+    @property
+    def binarizer(self) -> Binarizer | None:
+        return None if self.naming is None else self.naming.binarizer
 
     @property
     def _natural(self) -> tuple[float, float] | None:
@@ -131,7 +166,8 @@ class Inspector:
             return self
         former = self.detector
         detector = type(former)(former.backbone, former.config, former.seed).fit(samples, progress)
-        made = Inspector(detector, _calibration(detector, self.false_alarm_rate), self.product)
+        calibration = _calibration(detector, self.false_alarm_rate)
+        made = Inspector(detector, calibration, self.product, naming=self.naming)
         return made if self.chosen is None else made.with_threshold(self.chosen)
 
     @property
@@ -159,12 +195,28 @@ class Inspector:
         self, samples: Iterable[Sample], *, threshold: float | None = None, progress: Progress | None = None
     ) -> Iterator[tuple[Sample, Inspection]]:
         """`inspect`, with the decoded sample beside each result."""
+        return ((sample, result) for sample, result, _ in self._chain(samples, threshold, progress, False))
+
+    def explain(
+        self, samples: Iterable[Sample], *, threshold: float | None = None, progress: Progress | None = None
+    ) -> Iterator[tuple[Sample, Inspection, tuple[Explanation, ...]]]:
+        """`inspect_with_samples`, with why each region has its name; without a naming there are no explanations."""
+        return self._chain(samples, threshold, progress, True)
+
+    def _chain(
+        self, samples: Iterable[Sample], threshold: float | None, progress: Progress | None, explain: bool
+    ) -> Iterator[tuple[Sample, Inspection, tuple[Explanation, ...]]]:
         threshold = self.threshold if threshold is None else threshold
         total = len(samples) if isinstance(samples, Sequence) else None
         done = 0
         for chunk in chunks(samples, total, self.detector.transductive):
-            for sample, result in zip(chunk, self.detector.predict(chunk), strict=True):
-                yield sample, self.judge(sample.id, result, threshold)
+            if self.naming is None:
+                maps = self.detector.predict(chunk)
+                results = [self.judge(sample.id, one, threshold) for sample, one in zip(chunk, maps, strict=True)]
+                yield from zip(chunk, results, itertools.repeat(()))
+            else:
+                results, explanations = self.naming.inspections(self, chunk, threshold, explain)
+                yield from zip(chunk, results, explanations, strict=True)
             done += len(chunk)
             if progress is not None:
                 progress(done / total if total else 0.5, f"{done}" + (f" of {total} images" if total else " images"))
@@ -204,24 +256,27 @@ class Inspector:
         if calibration is None:
             stored |= {"threshold": self.chosen, "false_alarm_rate": self.false_alarm_rate}
         write_json(Path(folder) / _FILE, stored)
+        if self.naming is not None:
+            self.naming.save(Path(folder))
 
     @classmethod
-    def load(cls, folder: Path, *, backbone: Any = None) -> Inspector:
+    def load(cls, folder: Path, *, backbone: Any = None, crop_backbone: Any = None) -> Inspector:
         """Read a model folder. Raises InvalidModelError, BackboneError.
 
-        backbone  replaces the stored SPEC, for example when the weights file has moved
+        backbone, crop_backbone  replace the stored SPECs of the detector, and of what names regions, for example when
+                                 a weights file has moved
         """
         folder = Path(folder)
         detector = load_detector(folder, backbone)
         stored = read_json(folder / _FILE)
+        naming = Naming.load(folder, crop_backbone)
         try:
             calibration, operating_point = _calibration(detector, 0.01), stored["calibration"]
             if calibration is not None and operating_point is not None:
                 calibration = replace(calibration, **operating_point)
             chosen = None if stored.get("threshold") is None else float(stored["threshold"])
-            return cls(
-                detector, calibration, stored.get("product"), chosen, float(stored.get("false_alarm_rate", 0.01))
-            )
+            rate = float(stored.get("false_alarm_rate", 0.01))
+            return cls(detector, calibration, stored.get("product"), chosen, rate, naming)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"{folder / _FILE} is damaged ({error}): copy the model folder again") from error
 
@@ -240,99 +295,6 @@ class Inspector:
             method, name = "cost", "cost"
         report = {"threshold": threshold, "method": method, name: value, **confusion(labels, scores, threshold)}
         return self.with_threshold(threshold, method), report
-
-
-def evaluate(
-    inspector: Inspector, samples: Sequence[Sample], progress: Progress | None = None, product: str | None = None
-) -> dict[str, Any]:
-    """All detection metrics on labelled samples, as `anomalyhub evaluate` writes them.
-
-    Images without a label are refused; images without a mask count for the image metrics only. Memory: one bit per
-    pixel for the masks; the maps go to a temporary folder. Undefined metrics are None, with the reason under "why".
-    A detector with weights trained on this `product`, or on some of these images, gives a "warning".
-    """
-    if not len(samples) or None in getattr(samples, "labels", ()):  # before anything is predicted
-        raise _unlabelled()
-    provenance = getattr(inspector.detector, "provenance_", None)
-    labels, scores, known, start = [], [], 0, time.perf_counter()
-    inspector = inspector.for_batch(samples, part(progress, 0.0, 0.5))
-    seconds = time.perf_counter() - start
-    with tempfile.TemporaryDirectory(prefix="anomalyhub-") as folder:
-        maps, masks = MapFiles(Path(folder)), _PackedMasks()
-        for chunk in chunks(samples, len(samples), inspector.detector.transductive):
-            if any(sample.label is None for sample in chunk):
-                raise _unlabelled()
-            start = time.perf_counter()
-            results = inspector.detector.predict(chunk)
-            seconds += time.perf_counter() - start
-            for sample, result in zip(chunk, results, strict=True):
-                labels.append(sample.label != GOOD)
-                scores.append(result.image_score)
-                masks.append(sample.mask)
-                maps.append(result.scores)
-                known += provenance is not None and provenance.knows(sample.image)
-            if progress is not None:
-                progress(0.5 + 0.3 * len(scores) / len(samples), f"predicted {len(scores)} of {len(samples)} images")
-        if progress is not None:
-            progress(0.85, "metrics")
-        metrics = detection_metrics(np.array(labels), np.array(scores, np.float32), masks, maps)
-    metrics |= {"n_images": len(labels), "n_anomalous": int(np.sum(labels)), "seconds_per_image": seconds / len(labels)}
-    if provenance is not None and (warning := provenance.overlap(product or inspector.product, known, len(labels))):
-        metrics["warning"] = warning
-    if (point := inspector.operating_point) is not None:
-        point["target_false_alarm_rate"] = point.pop("false_alarm_rate")  # confusion counts the real one
-        metrics["operating_point"] = point | confusion(np.array(labels), np.array(scores), inspector.threshold)
-    if progress is not None:
-        progress(1.0, "done")
-    return metrics
-
-
-def _unlabelled() -> InvalidDatasetError:
-    return InvalidDatasetError(
-        "evaluation needs labelled images: give a data set with test/CLASS folders, or folders named by class"
-    )
-
-
-class MapFiles(Sequence):
-    """Maps on disk, one file each, read when they are asked for."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.count = folder, 0
-
-    def append(self, scores: np.ndarray) -> None:
-        try:
-            np.save(self.folder / f"{self.count}.npy", scores)
-        except OSError as error:
-            raise OutputError(
-                f"no room for the anomaly maps in {self.folder}: {error.strerror}; free some space, or set TMPDIR"
-            ) from error
-        self.count += 1
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return np.load(self.folder / f"{range(self.count)[index]}.npy", allow_pickle=False)
-
-
-class _PackedMasks(Sequence):
-    """Masks at one bit per pixel."""
-
-    def __init__(self):
-        self.items: list[tuple[np.ndarray, tuple[int, int]] | None] = []
-
-    def append(self, mask: np.ndarray | None) -> None:
-        self.items.append(None if mask is None else (np.packbits(mask), mask.shape))
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> np.ndarray | None:
-        item = self.items[index]
-        if item is None:
-            return None
-        bits, (height, width) = item
-        return np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
 
 
 def chunks(samples: Iterable[Sample], total: int | None, whole: bool) -> Iterator[list[Sample]]:
@@ -364,4 +326,4 @@ def with_product(detector: str, settings: Mapping[str, Any], product: str | None
     return {**({"product": words} if named and words else {}), **settings}
 
 
-__all__ = ["ANOMALOUS", "Inspector", "evaluate"]
+__all__ = ["ANOMALOUS", "Inspector"]

@@ -76,7 +76,8 @@ def regions_of_detector(
                       at 1, and where no normal image was held out, the binarizer alone decides: images to be grouped
                       are mostly defective, and a threshold from unlabelled ones takes most of them for normal
     """
-    from anomalyhub.pipeline.inspector import Inspector, MapFiles, chunks
+    from anomalyhub.pipeline.evaluation import MapFiles
+    from anomalyhub.pipeline.inspector import Inspector, chunks
 
     progress(0.0, "loading the detector")
     inspector = Inspector.load(Path(model), backbone=backbone).for_batch(samples, part(progress, 0.0, 0.3))
