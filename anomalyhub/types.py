@@ -175,6 +175,7 @@ class Inspection:
     regions       anomalous regions, largest first; empty for a normal image
     labels        one (name, probability) per region; empty without a classifier
     label         "good", the merged class of the regions, or "anomalous" without a classifier
+    probs         (name, probability) of every kind for the whole image, which sum to 1; empty without a classifier
     """
 
     id: str
@@ -185,3 +186,4 @@ class Inspection:
     regions: tuple[Region, ...] = ()
     labels: tuple[tuple[str, float], ...] = ()
     label: str = GOOD
+    probs: tuple[tuple[str, float], ...] = ()

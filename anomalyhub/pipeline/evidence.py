@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def examined(
 def fit_binarizer(inspector: Inspector, binarizer: Binarizer, maps: Iterable[AnomalyMap]) -> Binarizer:
     """A binarizer fitted on maps of defective images, and on what is known of normal ones: their highest scores."""
     peaks = getattr(inspector.detector, "held_out_peaks_", ())
-    return binarizer.fit([*maps, *(np.full((1, 1), peak, np.float32) for peak in peaks)])
+    return binarizer.fit(itertools.chain(maps, (np.full((1, 1), peak, np.float32) for peak in peaks)))
 
 
 def evidence_of(
@@ -59,7 +60,7 @@ def evidence_of(
     samples: Sequence[Sample],
     *,
     binarizer: Binarizer | None = None,
-    masks: Masks | Mapping[str, np.ndarray] = "detector",
+    masks: Masks | Sequence[np.ndarray | None] = "detector",
     labels: Sequence[str | None] | None = None,
     clean: Iterable[np.ndarray] | None = None,
     cache: Path | None = None,
@@ -67,9 +68,9 @@ def evidence_of(
 ) -> list[Evidence]:
     """Samples that are taken to be defective, each with at least one region.
 
-    binarizer  fitted, see `fit_binarizer`; None fits MEBin on these samples' own maps
-    masks      "ground-truth" takes the samples' own masks, an oracle; a mapping has (H, W) bool masks by sample id,
-               which a person or a board has given, and the detector's regions serve where it has none
+    binarizer  one that is not fitted is fitted here, on these samples' own maps; see `fit_binarizer`. None is MEBin
+    masks      "ground-truth" takes the samples' own masks, an oracle; a sequence has one (H, W) bool mask per sample
+               that a person or a board has given, or None where the detector's regions serve
     labels     one per sample, from a person; the samples' own labels are not read
     clean      per sample the image that it was made from: residuals against that, see `PatchCore.examine`
     cache      a folder that keeps maps, features and residuals, memory-mapped; one of other images or another detector
@@ -78,11 +79,19 @@ def evidence_of(
     """
     seen = list(samples)
     found = _cached(inspector, seen, clean, cache, part(progress, 0.0, 0.8))
-    if binarizer is None and masks != "ground-truth":
-        binarizer = fit_binarizer(inspector, MEBin(), (result for result, _, _ in found))
+    binarizer = MEBin() if binarizer is None else binarizer
+    if not hasattr(binarizer, "range_"):
+        fit_binarizer(inspector, binarizer, (result for result, _, _ in found))
     made = []
     for index, (sample, one) in enumerate(zip(seen, found, strict=True)):
-        mask = _given_mask(sample, masks)
+        given = None
+        if masks == "ground-truth":
+            given = sample.mask
+            if given is None:
+                raise InvalidDatasetError(f"{sample.path or sample.id} has no mask: let the detector find the regions")
+        elif masks != "detector":
+            given = masks[index]
+        mask = _given_mask(sample, given)
         label = None if labels is None else labels[index]
         made.append(to_evidence(inspector, sample, one, binarizer, mask=mask, label=label))
         part(progress, 0.8, 1.0)((index + 1) / len(seen), f"regions of {index + 1} of {len(seen)} images")
@@ -136,20 +145,18 @@ def identity(detector: Detector) -> str:
     return hashed.hexdigest()
 
 
-def _given_mask(sample: Sample, masks: Masks | Mapping[str, np.ndarray]) -> np.ndarray | None:
-    if masks == "detector":
+def _given_mask(sample: Sample, mask: np.ndarray | None) -> np.ndarray | None:
+    """A mask that somebody gave, checked."""
+    if mask is None:
         return None
-    mask = sample.mask if masks == "ground-truth" else masks.get(sample.id)
-    if masks != "ground-truth" and mask is None:
-        return None
-    if mask is None or not mask.any():
-        where = sample.path or sample.id
-        raise InvalidDatasetError(f"{where} has {'an empty' if mask is not None else 'no'} mask: mark its defect")
+    where = sample.path or sample.id
     if mask.shape != sample.image.shape[:2]:
         raise InvalidDatasetError(
-            f"the mask of {sample.path or sample.id} has {mask.shape[1]} x {mask.shape[0]} pixels and the image "
+            f"the mask of {where} has {mask.shape[1]} x {mask.shape[0]} pixels and the image "
             f"{sample.image.shape[1]} x {sample.image.shape[0]}: give one of the image's size"
         )
+    if not mask.any():
+        raise InvalidDatasetError(f"the mask of {where} is empty: mark its defect, or leave the example out")
     return mask
 
 

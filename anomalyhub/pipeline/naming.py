@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BINARIZER, CLASSIFIER, DISCOVERER, REFERENCES = "binarizer.json", "classifier", "discoverer", "references"
 #: Normal pictures that are kept to show what a region should look like, and their longer side in pixels.
-N_REFERENCES, _LONGEST = 24, 512
+N_REFERENCES, _LONGEST = 16, 512
 #: Side of the pictures of an explanation, in pixels.
 _PICTURE = 96
 
@@ -88,9 +88,9 @@ class Naming:
             self.discoverer.save(folder / DISCOVERER)
         if self.references:
             (folder / REFERENCES).mkdir()
-            names = [f"{number:03d}.jpg" for number in range(len(self.references))]
+            names = [f"{number:03d}.png" for number in range(len(self.references))]
             for name, sample in zip(names, self.references, strict=True):
-                Image.fromarray(sample.image).save(folder / REFERENCES / name, quality=92)
+                Image.fromarray(sample.image).save(folder / REFERENCES / name)
             write_json(
                 folder / REFERENCES / "index.json",
                 {"images": dict(zip(names, (sample.id for sample in self.references), strict=True))},
@@ -132,7 +132,8 @@ class Naming:
         merged, first = self.name(evidence), 0
         for image, (row, one) in enumerate(zip(rows, evidence, strict=True)):
             regions, labels, label = named_regions(one, judged[row].map, merged, first, image)
-            judged[row] = replace(judged[row], regions=regions, labels=labels, label=label)
+            probs = tuple(zip(merged.image_probs.classes, merged.image_probs.probs[image].tolist(), strict=True))
+            judged[row] = replace(judged[row], regions=regions, labels=labels, label=label, probs=probs)
             first += len(regions)
         for row, why in zip(rows, self.explain(inspector, evidence) if explain else (), strict=explain):
             explanations[row] = why
@@ -203,7 +204,7 @@ class _Normals:
 
 
 def references_of(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """At most 24 normal images, spread evenly and reduced, to be kept for explanations."""
+    """At most 16 normal images, spread evenly and reduced, to be kept for explanations."""
     rows = np.unique(np.linspace(0, len(samples) - 1, min(N_REFERENCES, len(samples))).round().astype(int))
     kept = []
     for row in rows.tolist():
