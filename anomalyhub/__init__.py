@@ -24,6 +24,8 @@ _PUBLIC = {
     "AnomalyNCD": "discovery",
     "create_discoverer": "discovery",
     "load_discoverer": "discovery",
+    "create_classifier": "classification",
+    "load_classifier": "classification",
 }
 
 __all__ = ["__version__", *_PUBLIC]

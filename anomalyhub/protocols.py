@@ -75,11 +75,27 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """Names the kind of defect from a handful of examples."""
+    """Names the kind of defect from a handful of examples. Registered with `@classifiers.register`.
 
-    def fit(self, support: Sequence[Sample]) -> Classifier: ...
+    It is shown `anomalyhub.classification.Evidence`: an image with the regions and patch features that a detector sees
+    in it, and in `pretrain` and `fit` a label. `checkpoints` is a folder in which an interrupted call leaves what it
+    needs to go on to the same result. `predict` gives a `MergedRegions`: kinds of regions and of images.
+    """
 
-    def predict_proba(self, samples: Sequence[Sample]) -> ClassProbs: ...
+    name: str
+    config: Any
+
+    def pretrain(
+        self, synthetic: Sequence[Any], progress: Progress | None = None, checkpoints: Path | None = None
+    ) -> Classifier: ...
+
+    def fit(
+        self, support: Sequence[Any], progress: Progress | None = None, checkpoints: Path | None = None
+    ) -> Classifier: ...
+
+    def predict(self, evidence: Sequence[Any]) -> Any: ...
+
+    def predict_proba(self, evidence: Sequence[Any]) -> ClassProbs: ...
 
     def save(self, folder: Path) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -287,6 +288,19 @@ def test_damaged_folders_do_not_stop_the_list(store):
     assert job.log_tail() == "" and "resume it" in job.error
     job.remove()
     assert tree(store.root) == {"notes"}
+
+
+@pytest.mark.parametrize("mode", ["wait", "deaf"])
+def test_a_folder_that_is_deleted_under_a_running_job(store, desk, mode):
+    """Its processes end, even those that report nothing, and the folder does not come back."""
+    job = submit(store, desk, mode=mode)
+    (name,) = {"wait": ["pid"], "deaf": ["pids.json"]}[mode]
+    until(lambda: (desk / name).exists() and (desk / name).read_text(), "the worker")
+    shutil.rmtree(job.folder)
+    pids = files.read_json(desk / name).values() if mode == "deaf" else [int((desk / name).read_text())]
+    until(lambda: all(map(gone, pids)), "the end of the processes")
+    assert job.status == "interrupted" and job.error == "its folder was deleted: start the job again"
+    assert not job.folder.exists() and store.list() == []
 
 
 def test_done_counts_although_the_supervisor_could_not_say_so(store, desk):

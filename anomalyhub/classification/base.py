@@ -100,10 +100,12 @@ class BaseClassifier(ABC):
         """
         names, labels = _classes(support, "class", "examples")
         _refuse_twins(support)
-        self.classes_ = names
-        self._fit(support, labels, part(progress, 0.0, 0.9), checkpoints)
-        self._remember(support, labels)
-        self.temperature_ = self._temperature(support, labels, part(progress, 0.9, 1.0))
+        fitted = copy.copy(self)  # so that a fit that ends early leaves the old one
+        fitted.classes_ = names
+        fitted._fit(support, labels, part(progress, 0.0, 0.9), checkpoints)
+        fitted._remember(support, labels)
+        fitted.temperature_ = fitted._temperature(support, labels, part(progress, 0.9, 1.0))
+        vars(self).update(vars(fitted))
         return self
 
     def embed(self, evidence: Sequence[Evidence]) -> np.ndarray:
@@ -249,15 +251,20 @@ class BaseClassifier(ABC):
     def _left_out(
         self, support: Sequence[Evidence], labels: np.ndarray, rows: np.ndarray, progress: Progress
     ) -> np.ndarray:
-        """(M, K) logits of the rows' images, each by a classifier that never saw it: here by fitting it anew."""
+        """(M, K) logits of the rows' images, each by a classifier that never saw it.
+
+        Here by fitting anew, each time without one example of every class that has more than one.
+        """
         logits = np.zeros((len(rows), labels.max() + 1), np.float32)
-        for number, row in enumerate(rows):
-            other = copy.copy(self)
+        order = np.array([np.count_nonzero(labels[:row] == labels[row]) for row in rows])
+        folds = int(order.max()) + 1
+        for fold in range(folds):
+            other, left = copy.copy(self), rows[order == fold]
             other.classes_ = tuple(map(str, range(logits.shape[1])))
-            kept = np.arange(len(support)) != row
-            tick = part(progress, number / len(rows), (number + 1) / len(rows))
-            other._fit([one for one, keep in zip(support, kept, strict=True) if keep], labels[kept], tick, None)
-            logits[number] = other._image_logits([support[row]])[0]
+            kept = np.setdiff1d(np.arange(len(support)), left)
+            tick = part(progress, fold / folds, (fold + 1) / folds)
+            other._fit([support[row] for row in kept], labels[kept], tick, None)
+            logits[order == fold] = other._image_logits([support[row] for row in left])
         return logits
 
     # What a head uses.

@@ -15,7 +15,10 @@ from typing import Any
 import typer
 
 import anomalyhub.cli.binarize
+import anomalyhub.cli.classify
 import anomalyhub.cli.discover
+import anomalyhub.cli.inspect
+import anomalyhub.cli.synthesize
 import anomalyhub.cli.train  # noqa: F401  (these register their verbs)
 from anomalyhub.cli import support
 from anomalyhub.cli.verbs import app
@@ -69,8 +72,9 @@ def _fail(message: str, code: int) -> int:
 
 
 def _verb(error: Any) -> str:
-    name = getattr(getattr(error, "ctx", None), "info_name", None)
-    return f"{name} " if name and name != "anomalyhub" else ""
+    """The verb that an error of the parser is about, such as "classify fit ", with a space; empty for none."""
+    path = getattr(getattr(error, "ctx", None), "command_path", "").partition(" ")[2]
+    return f"{path} " if path else ""
 
 
 __all__ = ["app", "main", "run"]

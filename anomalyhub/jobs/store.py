@@ -30,6 +30,7 @@ _DEVICE = re.compile(r"auto|cpu|cuda:\d+")
 _TAIL_BYTES = 65536
 #: Seconds that the processes of a job may need to be gone after its status has said that it has ended.
 _LAST_BREATH = 15.0
+_DELETED = "its folder was deleted: start the job again"
 _KILLED = "its processes ended without a word (killed, out of memory, or the machine was switched off): resume it"
 
 
@@ -174,6 +175,8 @@ class Job:
         state = files.read_json(self.folder / files.STATUS)
         if state.get("status") in ENDED:
             return state
+        if not self.folder.is_dir():
+            return {"status": "interrupted", "error": _DELETED}
         alive = files.is_alive(self.folder)
         state = files.read_json(self.folder / files.STATUS)  # it may have ended between the two looks
         if alive or state.get("status") in ENDED:

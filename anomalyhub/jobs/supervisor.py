@@ -57,8 +57,9 @@ class Supervisor:
             instead = {"status": "failed", "error": str(error), "error_class": type(error).__name__}
         _on_signals(signal.SIG_IGN)
         self._end(0.0)
-        files.remove_leftovers(self.folder)
-        self._record(**self._outcome(instead))
+        if not self._deleted():
+            files.remove_leftovers(self.folder)
+            self._record(**self._outcome(instead))
 
     def _wait_for_turn(self) -> bool:
         """False when the job is cancelled while it waits."""
@@ -180,7 +181,11 @@ class Supervisor:
             files.release_reserve(self.folder)
 
     def _cancelled(self) -> bool:
-        return (self.folder / files.CANCEL).exists()
+        return (self.folder / files.CANCEL).exists() or self._deleted()
+
+    def _deleted(self) -> bool:
+        """Whether somebody has removed the job's folder: there is nothing left to work for, and nowhere to say so."""
+        return not self.folder.is_dir()
 
     def _pause(self, seconds: float) -> None:
         """Sleep. Raises _Stop when the app is gone and the job is not to outlive it."""

@@ -65,6 +65,9 @@ class Reporter:
     def _look(self) -> None:
         if (self._folder / files.CANCEL).exists():
             self._failure = Cancelled("stopped by its user: resume it to go on")
+        elif not self._folder.is_dir():
+            self._failure = Cancelled(f"{self._folder} was deleted while its job ran: start the job again")
+            return
         latest = self._latest
         if self._writes and latest != self._written:
             try:
@@ -91,7 +94,7 @@ def run(folder: Path) -> int:
     except Exception as error:
         with suppress(OSError):  # the log of a full disk
             traceback.print_exc()
-        if not (folder / files.ERROR).exists():  # of several processes, the first to fail knows why
+        if folder.is_dir() and not (folder / files.ERROR).exists():  # of several processes, the first to fail knows why
             files.write_last_words(folder / files.ERROR, _reason(error, folder))
         return 0 if size == 1 else 1  # which ends the other processes
 
