@@ -169,3 +169,15 @@ def test_clusters_are_numbered_by_score_then_size():
 def test_k_means_makes_no_empty_clusters(rng):
     tokens = np.repeat(rng.normal(size=(3, 4)), 4, axis=0).astype(np.float32)
     assert len(np.unique(k_means(tokens, 5, seed=0))) == 3
+
+
+def test_classes_of_few_members_share_one_limit():
+    bank = np.array([[0.0], [1.0], [10.0], [10.2], [10.4], [10.6]], np.float32)
+    labels = np.array([0, 0, 1, 1, 1, 1])
+    own = Familiarity.of(bank, labels, 2, 1.0)
+    np.testing.assert_allclose(own.limits, [1.0, 0.2], atol=1e-5)
+    shared = Familiarity.of(bank, labels, 2, 1.0, few=2)  # the first class has 2, the second more
+    np.testing.assert_allclose(shared.limits, [1.0, 0.2], atol=1e-5)
+    shared = Familiarity.of(bank, labels, 2, 1.0, few=4)
+    np.testing.assert_allclose(shared.limits, [1.0, 1.0], atol=1e-5)
+    np.testing.assert_array_equal(shared.novelty(np.array([[11.5], [11.7]], np.float32)) > 1, [False, True])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from anomalyhub.errors import Cancelled, InvalidArgumentError, InvalidModelError
@@ -24,7 +27,7 @@ def step(model, batch):
     return error, {"error": error}
 
 
-def run(optimizer="adam", epochs=4, folder=None, settings=None, progress=None, batches=batches, step=step):
+def run(optimizer="adam", epochs=4, folder=None, settings=None, progress=None, batches=batches, step=step, **options):
     torch.manual_seed(1)
     module = torch.nn.Linear(3, 1)
     makers = {
@@ -42,6 +45,7 @@ def run(optimizer="adam", epochs=4, folder=None, settings=None, progress=None, b
         checkpoints=folder,
         settings=settings,
         progress=progress,
+        **options,
     )
     return module, history
 
@@ -74,6 +78,38 @@ def test_a_resumed_run_ends_with_the_same_weights(optimizer, tmp_path):
         assert torch.equal(one, other)
     again, history = run(optimizer, folder=tmp_path)  # nothing is left to do
     assert history == expected and torch.equal(again.weight, whole.weight)
+
+
+def test_it_ends_early_and_resumes_there(tmp_path):
+    """Checkpoints after every second epoch and after the last, whichever that is."""
+    _, expected = run(epochs=8)
+    options = {"epochs": 8, "until": lambda entry: entry["epoch"] == 5, "save_every": 2}
+    whole, history = run(**options)
+    assert history == expected[:5]
+    seen = []
+
+    def stop(share, text):
+        seen.append(text)
+        if len(history_of(tmp_path)) == 4:
+            raise Cancelled("stopped")
+
+    def text(epoch, epochs, history):
+        return f"{epoch} of {epochs} after {len(history)}"
+
+    with pytest.raises(Cancelled):
+        run(folder=tmp_path, progress=stop, text=text, **options)
+    assert list(dict.fromkeys(seen)) == [f"{epoch} of 8 after {epoch}" for epoch in range(5)]
+    for _ in range(2):  # the second time nothing is left to do
+        resumed, again = run(folder=tmp_path, **options)
+        assert again == history and torch.equal(resumed.weight, whole.weight)
+        assert history_of(tmp_path) == history
+
+
+def history_of(folder):
+    if not (folder / CHECKPOINT).exists():
+        return []
+    with safe_open(folder / CHECKPOINT, "pt") as opened:
+        return json.loads(opened.metadata()["run"])["history"]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

@@ -29,6 +29,8 @@ classifiers: Registry = Registry("classifier head")
 
 #: Side of the kept pictures of examples, in pixels.
 _PICTURE = 96
+#: A class of at most so many examples' regions shares the limit of what is known with all others.
+_FEW = 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class ClassifierConfig:
     residual: bool = True  # residuals of the detector rather than its features (liu2024, section 3.4)
     merge: Merge = "area"  # of regions to the image (Huang et al., table VII)
     merge_temperature: float = 100.0  # T of their weights, see `merge_regions`
-    known: float = 0.99  # share of the examples within the limit of what is known (product option)
+    known: float = 0.95  # share of the examples within the limit of what is known (product option)
 
     def __post_init__(self):
         if not 0.0 < self.known <= 1.0:
@@ -300,7 +302,7 @@ class BaseClassifier(ABC):
         self.example_images_ = tuple(support[row].id for row, _ in crops)
         self.example_labels_ = owners.astype(np.int64)
         self.example_pictures_ = np.stack([_picture(crop) for _, crop in crops])
-        self.familiarity_ = Familiarity.of(self._embed(support), owners, len(self.classes_), self.config.known)
+        self.familiarity_ = Familiarity.of(self._embed(support), owners, len(self.classes_), self.config.known, _FEW)
 
 
 def per_region(evidence: Sequence[Evidence], values: np.ndarray) -> np.ndarray:

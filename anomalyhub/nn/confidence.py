@@ -61,8 +61,8 @@ class Familiarity:
     bank    (N, D) float32 embeddings of the fit's sub-images      labels  (N,) int64, their classes
     limits  (K,) float32: per class, a quantile of its members' own distances to their nearest neighbour
 
-    The nearest neighbour's distance is a strong score of novelty (Sun et al., ICML 2022). A class of one member takes
-    the limit of all.
+    The nearest neighbour's distance is a strong score of novelty (Sun et al., ICML 2022). A class of few members takes
+    the limit of all, as a handful of distances tells no quantile.
     """
 
     bank: np.ndarray
@@ -70,15 +70,18 @@ class Familiarity:
     limits: np.ndarray
 
     @classmethod
-    def of(cls, bank: np.ndarray, labels: np.ndarray, n_classes: int, quantile: float) -> Familiarity:
-        """Limits from the bank's own distances, each row left out of its own search."""
+    def of(cls, bank: np.ndarray, labels: np.ndarray, n_classes: int, quantile: float, few: int = 1) -> Familiarity:
+        """Limits from the bank's own distances, each row left out of its own search.
+
+        few  a class of at most so many members takes the limit of all
+        """
         bank, labels = np.ascontiguousarray(bank, np.float32), np.asarray(labels, np.int64)
         if len(bank) < 2:
             return cls(bank, labels, np.full(n_classes, np.inf, np.float32))
         distances = NearestNeighbours("flat").fit(bank).query(bank, 2)[0][:, 1]
         limits = np.full(n_classes, np.quantile(distances, quantile, method="higher"), np.float32)
         for label in range(n_classes):
-            if (labels == label).sum() > 1:
+            if (labels == label).sum() > few:
                 limits[label] = np.quantile(distances[labels == label], quantile, method="higher")
         return cls(bank, labels, limits)
 

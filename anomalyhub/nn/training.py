@@ -41,9 +41,12 @@ def train_epochs(
     batches: Callable[[int], Iterable[Batch]],
     step: Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, dict[str, torch.Tensor]]],
     learning_rate: Callable[[int], float] | None = None,
+    until: Callable[[Mapping[str, float]], bool] | None = None,
     checkpoints: Path | None = None,
+    save_every: int = 1,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    text: Callable[[int, int, list[dict[str, float]]], str] | None = None,
 ) -> list[dict[str, float]]:
     """Train `module` in place; returns one entry per epoch: epoch (from 1), loss, the terms, lr.
 
@@ -51,9 +54,12 @@ def train_epochs(
                    so that a resumed run ends with the very weights of an undisturbed one
     step           (model, batch) -> (loss, terms to be recorded); it runs under the accelerator's autocast
     learning_rate  of an epoch; None leaves the optimizer's
+    until          says of an epoch's entry whether training ends with it; None: after all epochs
     checkpoints    folder that keeps the last epoch's weights, optimizer and history, one for all processes; None keeps
                    nothing
+    save_every     epochs from one checkpoint to the next; the last epoch is always kept
     settings       JSON values: whatever the result depends on. A checkpoint of other settings is refused
+    text           what `progress` hears in an epoch (from 0) of so many, given the entries so far; None: epoch and loss
     Raises InvalidArgumentError when the loss is not finite, InvalidModelError for a foreign or damaged checkpoint.
     """
     file = checkpoints / CHECKPOINT if checkpoints is not None else None
@@ -68,19 +74,22 @@ def train_epochs(
         )
     model, prepared = accelerator.prepare(module, optimizer)
     model.train()
+    text, until = text or _text, until or (lambda entry: False)
     for epoch in range(len(history), epochs):
+        if history and until(history[-1]):
+            break
         if learning_rate is not None:
             for group in prepared.param_groups:
                 group["lr"] = learning_rate(epoch)
         tick = part(progress, epoch / epochs, (epoch + 1) / epochs)
-        means = _epoch(model, prepared, accelerator, batches(epoch), step, tick, _text(epoch, epochs, history))
+        means = _epoch(model, prepared, accelerator, batches(epoch), step, tick, text(epoch, epochs, history))
         history.append({"epoch": epoch + 1, **means, "lr": prepared.param_groups[0]["lr"]})
-        if file is not None:
+        if file is not None and ((epoch + 1) % save_every == 0 or epoch + 1 == epochs or until(history[-1])):
             if accelerator.is_main_process:
                 _save(file, accelerator.unwrap_model(model), optimizer, identity, history)
             accelerator.wait_for_everyone()
     module.eval()
-    part(progress, 0.0, 1.0)(1.0, _text(epochs - 1, epochs, history))
+    part(progress, 0.0, 1.0)(1.0, text(len(history) - 1, epochs, history))
     return history
 
 
