@@ -17,12 +17,26 @@ ALL = (
     "detection",
     "musc",
     "mebin",
+    "synthesis",
     "discovery",
     "chain",
     "fewshot",
+    "inspect",
     "app",
+    "classification",
 )
-NEEDS_SHARED = ("coreset", "predict", "backbone", "detection", "musc", "mebin", "discovery", "chain", "fewshot")
+NEEDS_SHARED = (
+    "coreset",
+    "predict",
+    "backbone",
+    "detection",
+    "musc",
+    "mebin",
+    "discovery",
+    "chain",
+    "fewshot",
+    "classification",
+)
 
 
 def main(names: list[str]) -> int:

@@ -161,6 +161,36 @@ def fewshot_rows() -> list[str]:
     return rows
 
 
+def classification_rows() -> list[str]:
+    """Accuracy (%) by the number of examples per class, mean and deviation over seeds; and unknown kinds."""
+    found = result("classification")
+    shots = sorted({count for row in found["table"] for count in row["shots"]})
+    head = " | ".join(f"{count} shot{'s' if count != '1' else ''}" for count in shots)
+    rows = [f"| data | head | residuals | pretraining | {head} |", "|---|---|---|---|" + "---|" * len(shots)]
+    for row in found["table"]:
+        name = row["head"] + (", true masks (oracle)" if row["masks"] == "ground-truth" else "")
+        options = [
+            "–" if row["head"] == "direct" else "yes" if row[key] else "no" for key in ("residual", "pretrained")
+        ]
+        cells = [_accuracy(row["shots"].get(count)) for count in shots]
+        rows.append(f"| {' | '.join([row['data'], name, *options, *cells])} |")
+    for name, row in found["data"].items():
+        rows += ["", f"{name}: chance is {row['chance']:.1f} %, the largest class {row['largest_class']:.1f} %."]
+    for name, row in found["unknown"].items():
+        auroc, called, falsely = (row[key] for key in ("auroc", "called_unknown", "falsely_unknown"))
+        rows += [
+            f"{name}, a class without an example, {row['shots']} shots of the others, {row['head']}: AUROC "
+            f"{auroc['mean']:.3f} ± {auroc['std'] or 0:.3f}, {called:.0%} called unknown, {falsely:.0%} of the others."
+        ]
+    return rows
+
+
+def _accuracy(figure: dict[str, Any] | None) -> str:
+    if figure is None:
+        return ""
+    return f"{figure['mean']:.1f}" + (f" ± {figure['std']:.1f}" if figure["std"] is not None else "")
+
+
 def backbone_rows() -> list[str]:
     """The model card of the embedded backbone: size, speed, detection, separability."""
     found, detection = result("backbone"), result("detection")
@@ -213,6 +243,7 @@ def main() -> None:
     print("", "\n".join(kinds_rows()), "", "\n".join(inductive_rows()), "", "\n".join(auto_rows()), sep="\n")
     print("", "\n".join(musc_rows()), sep="\n")
     print("", "\n".join(fewshot_rows()), sep="\n")
+    print("", "\n".join(classification_rows()), sep="\n")
     print("", "\n".join(backbone_rows()), "", "\n".join(depth_rows()), sep="\n")
 
 
