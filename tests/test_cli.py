@@ -26,7 +26,22 @@ from test_readme import parse
 from anomalyhub import __version__, cli
 from anomalyhub.cli import support
 
-VERBS = ("sample", "fit", "predict", "evaluate", "threshold", "append", "binarize", "discover", "train", "demo")
+VERBS = (
+    "sample",
+    "fit",
+    "predict",
+    "evaluate",
+    "threshold",
+    "append",
+    "binarize",
+    "discover",
+    "train",
+    "synthesize",
+    "inspect",
+    "pretrain",
+    "classify",
+    "demo",
+)
 COLUMNS = ["path", "score", "p_value", "is_anomalous", "label"]
 #: SIGINT stops the child even where this test runs in the background of a shell, which ignores it there.
 STOPPABLE = (

@@ -115,10 +115,12 @@ class BaseClassifier(ABC):
         self._fitted()
         return self._embed(evidence)
 
-    def predict(self, evidence: Sequence[Evidence]) -> MergedRegions:
-        """The kinds of all regions, image by image, and of the images, which are numbered from 0."""
-        self._fitted()
-        embeddings = self._embed(evidence)
+    def predict(self, evidence: Sequence[Evidence], embeddings: np.ndarray | None = None) -> MergedRegions:
+        """The kinds of all regions, image by image, and of the images, which are numbered from 0.
+
+        embeddings  what `embed` gives for them, where that is known
+        """
+        embeddings = self.embed(evidence) if embeddings is None else embeddings
         regions = ClassProbs(softmax(self._logits(evidence, embeddings), self.temperature_), self.classes_)
         crops = [(image, crop) for image, one in enumerate(evidence) for crop in one.sub_images]
         return merge_regions(
@@ -135,9 +137,12 @@ class BaseClassifier(ABC):
         """Class probabilities (N, K) of the images."""
         return self.predict(evidence).image_probs
 
-    def nearest_examples(self, evidence: Sequence[Evidence]) -> np.ndarray:
-        """(R,) int64: for each region, image by image, the row of the most similar region of the examples."""
-        embeddings = self.embed(evidence)
+    def nearest_examples(self, evidence: Sequence[Evidence], embeddings: np.ndarray | None = None) -> np.ndarray:
+        """(R,) int64: for each region, image by image, the row of the most similar region of the examples.
+
+        embeddings  as for `predict`
+        """
+        embeddings = self.embed(evidence) if embeddings is None else embeddings
         squares = (self.familiarity_.bank**2).sum(1) - 2 * embeddings @ self.familiarity_.bank.T
         return squares.argmin(axis=1)
 

@@ -72,12 +72,15 @@ class Naming:
         """The names that regions can get, besides "unknown"."""
         return tuple((self.classifier or self.discoverer).classes_)
 
-    def name(self, evidence: Sequence[Evidence]) -> MergedRegions:
-        """Kinds of all regions, image by image; images are numbered from 0."""
+    def name(self, evidence: Sequence[Evidence]) -> tuple[MergedRegions, np.ndarray]:
+        """Kinds of all regions, image by image, images numbered from 0; and the regions' embeddings (R, E)."""
         if self.classifier is not None:
-            return self.classifier.predict(evidence)
+            embeddings = self.classifier.embed(evidence)
+            return self.classifier.predict(evidence, embeddings), embeddings
         crops = [crop for one in evidence for crop in one.sub_images]
-        return self.discoverer.predict(crops, [row for row, one in enumerate(evidence) for _ in one.sub_images])
+        owners = [row for row, one in enumerate(evidence) for _ in one.sub_images]
+        embeddings = self.discoverer.embed(crops)
+        return self.discoverer.predict_embedded(embeddings, crops, owners), embeddings
 
     def save(self, folder: Path) -> None:
         """Write into an existing folder, beside a detector."""
@@ -129,19 +132,25 @@ class Naming:
         explanations: list[tuple[Explanation, ...]] = [()] * len(judged)
         if not rows:
             return judged, explanations
-        merged, first = self.name(evidence), 0
+        (merged, embeddings), first = self.name(evidence), 0
         for image, (row, one) in enumerate(zip(rows, evidence, strict=True)):
             regions, labels, label = named_regions(one, judged[row].map, merged, first, image)
             probs = tuple(zip(merged.image_probs.classes, merged.image_probs.probs[image].tolist(), strict=True))
             judged[row] = replace(judged[row], regions=regions, labels=labels, label=label, probs=probs)
             first += len(regions)
-        for row, why in zip(rows, self.explain(inspector, evidence) if explain else (), strict=explain):
-            explanations[row] = why
+        if explain:
+            for row, why in zip(rows, self.explain(inspector, evidence, embeddings), strict=True):
+                explanations[row] = why
         return judged, explanations
 
-    def explain(self, inspector: Inspector, evidence: Sequence[Evidence]) -> list[tuple[Explanation, ...]]:
-        """Per image one Explanation per region: its nearest normal patch and its nearest example."""
-        rows = [] if self.classifier is None else self.classifier.nearest_examples(evidence).tolist()
+    def explain(
+        self, inspector: Inspector, evidence: Sequence[Evidence], embeddings: np.ndarray
+    ) -> list[tuple[Explanation, ...]]:
+        """Per image one Explanation per region: its nearest normal patch and its nearest example.
+
+        embeddings  of the regions, as `name` gives them
+        """
+        rows = [] if self.classifier is None else self.classifier.nearest_examples(evidence, embeddings).tolist()
         normals = self._normals(inspector)
         made, done = [], 0
         for one in evidence:

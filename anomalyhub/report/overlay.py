@@ -96,16 +96,25 @@ def outline(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int] = W
         return drawn
     width = max(1.5, max(image.shape) / 260)
     halo = 0.75 * width
+    near = _around(inside, math.ceil(3.5 * width) + 3)  # as far as the line and its smoothing reach
+    inside, window = inside[near], drawn[near]
     # signed distance to the boundary, which runs half a pixel from the nearest pixel's centre
     outer, inner = (cv2.distanceTransform(side, cv2.DIST_L2, 5) for side in (1 - inside, inside))
     distance = cv2.GaussianBlur(outer - inner + (0.5 - (outer > 0)), (0, 0), 0.35 * width)
     band = np.nonzero((distance > -0.5 * halo - 1) & (distance < width + halo + 1))
-    distance, pixels = distance[band], drawn[band].astype(np.float32)
+    distance, pixels = distance[band], window[band].astype(np.float32)
     for low, high, ink, opacity in ((-0.5 * halo, width + halo, (0, 0, 0), 0.55), (0.0, width, color, 1.0)):
         cover = opacity * np.clip((high - low) / 2 + 0.5 - np.abs(distance - (low + high) / 2), 0, 1)[:, None]
         pixels += cover * (np.float32(ink) - pixels)
-    drawn[band] = pixels.round()
+    window[band] = pixels.round()
     return drawn
+
+
+def _around(inside: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the non-zero pixels, with a margin."""
+    ends = [np.flatnonzero(inside.any(axis=axis))[[0, -1]].tolist() for axis in (1, 0)]
+    rows, columns = (slice(max(0, first - margin), last + 1 + margin) for first, last in ends)
+    return rows, columns
 
 
 def overlay(

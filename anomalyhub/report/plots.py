@@ -31,8 +31,8 @@ _DARK = _Colors(ink="#f4f4f5", line="#71717a", normal="#56b4e9", unknown="#a1a1a
 
 #: Twelve colours for the common kinds of colour blindness (Krzywinski, "Color palettes for color blindness", 2020), in
 #: an order that puts unlike ones first. Beyond twelve, the marker changes.
-_PALETTE = ("#008df9", "#ff6e3a", "#009f81", "#8400cd", "#ffc33b", "#ff5aaf",
-            "#a40122", "#00fccf", "#ffb2fd", "#00c2f9", "#9f0162", "#e20134")  # fmt: skip
+PALETTE = ("#008df9", "#ff6e3a", "#009f81", "#8400cd", "#ffc33b", "#ff5aaf",
+           "#a40122", "#00fccf", "#ffb2fd", "#00c2f9", "#9f0162", "#e20134")  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LEGEND = 24
 
@@ -207,16 +207,18 @@ def confusion_plot(
     cluster_names: Sequence[str],
     *,
     title: str = "",
+    named: bool = False,
     dark: bool = False,
     facecolor: str | None = None,
 ) -> Figure:
-    """How many samples of each true class are in each cluster.
+    """How many samples of each true class are in each cluster, or were given each name.
 
     matrix  (T, P) counts; row: true class, column: cluster
+    named   the columns are names that a classifier gives: they keep their order, and a class's own name is framed
 
-    Columns are in the order of the one-to-one assignment that maximises matches (Hungarian), framed where assigned,
-    then those without a class, largest first. A cell's colour is its share of its row. Empty input gives a figure that
-    says so. Raises InvalidArgumentError if the names do not fit the matrix or a count is negative or NaN.
+    Columns of clusters are in the order of the one-to-one assignment that maximises matches (Hungarian), framed where
+    assigned, then those without a class, largest first. A cell's colour is its share of its row. Empty input gives a
+    figure that says so. Raises InvalidArgumentError if the names do not fit the matrix or a count is negative or NaN.
     """
     matrix = np.asarray(matrix)
     if matrix.shape != (len(true_names), len(cluster_names)) or not np.all(matrix >= 0):
@@ -236,7 +238,12 @@ def confusion_plot(
         text = "no labelled regions"
         axes.text(0.5, 0.5, text, ha="center", va="center", color=colors.ink, transform=axes.transAxes)
         return figure
-    order, matched = _hungarian_order(matrix)
+    if named:
+        order = list(range(columns))
+        own = [(column, true_names.index(name)) for column, name in enumerate(cluster_names) if name in true_names]
+    else:
+        order, matched = _hungarian_order(matrix)
+        own = list(enumerate(matched))
     matrix = matrix[:, order]
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     from matplotlib.colors import to_rgb
@@ -249,7 +256,7 @@ def confusion_plot(
         ink = strong if share[row, column] > above else colors.ink
         count = f"{matrix[row, column]:g}"
         axes.text(column, row, count, ha="center", va="center", color=ink, fontsize=8 if len(count) < 5 else 6)
-    for column, row in enumerate(matched):
+    for column, row in own:
         corner = column - 0.5, row - 0.5
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colors.ink, linewidth=1.4, clip_on=False))
     sums = [matrix.sum(axis=axis) for axis in (1, 0)]
@@ -259,7 +266,7 @@ def confusion_plot(
     axes.set_xticks(range(columns), columns_text, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
     axes.tick_params(length=0, labelsize=9 if cell >= 0.3 else 6)
     axes.set_ylabel("true class")
-    axes.set_xlabel("cluster")
+    axes.set_xlabel("named as" if named else "cluster")
     return figure
 
 
@@ -297,8 +304,8 @@ def _scatter(
     drawn = []
     for name in names:
         index = style.get(name)
-        color = colors.unknown if index is None else _PALETTE[index % len(_PALETTE)]
-        marker = "X" if index is None else _MARKERS[index // len(_PALETTE) % len(_MARKERS)]
+        color = colors.unknown if index is None else PALETTE[index % len(PALETTE)]
+        marker = "X" if index is None else _MARKERS[index // len(PALETTE) % len(_MARKERS)]
         x, y = points[found == name].T
         drawn.append(
             axes.scatter(x, y, s=size, color=color, marker=marker, edgecolors=colors.ink, linewidths=0.3, alpha=0.9)
