@@ -94,6 +94,12 @@ def test_masks_that_do_not_fit(inspector, defects, mask, reason):
         evidence_of(inspector, defects[:1], masks=[mask])
 
 
+def test_a_mask_of_the_data_set_that_is_empty(inspector, defects):
+    empty = Sample("x", defects[0].image, "blot", np.zeros(defects[0].image.shape[:2], bool))
+    found, expected = (evidence_of(inspector, [empty], masks=masks)[0] for masks in ("ground-truth", "detector"))
+    np.testing.assert_array_equal(found.regions.bits, expected.regions.bits)
+
+
 def test_a_mask_that_is_missing(inspector, defects):
     with pytest.raises(InvalidDatasetError, match="has no mask: let the detector"):
         evidence_of(inspector, [Sample("x", defects[0].image)], masks="ground-truth")

@@ -13,7 +13,14 @@ from anomalyhub.cli.verbs import Data, Out, Overwrite, Product, Seed, Skip, _exa
 from anomalyhub.config import configure, parse_settings
 from anomalyhub.errors import InvalidArgumentError
 
-classify = typer.Typer(name="classify", help="Name the kind of a defect from a handful of examples.")
+classify = typer.Typer(
+    name="classify",
+    help="Name the kind of a defect from a handful of examples.",
+    epilog=_example(
+        "anomalyhub classify fit --model ring --data sample --product ring --shots 3 --out ring_kinds",
+        "anomalyhub classify predict ring_kinds --data defective_photos --out named",
+    ),
+)
 app.add_typer(classify)
 
 Head = Annotated[str, typer.Option(help="A classifier head: prototype, contrastive, relation or direct.")]

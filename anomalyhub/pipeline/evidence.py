@@ -69,8 +69,9 @@ def evidence_of(
     """Samples that are taken to be defective, each with at least one region.
 
     binarizer  one that is not fitted is fitted here, on these samples' own maps; see `fit_binarizer`. None is MEBin
-    masks      "ground-truth" takes the samples' own masks, an oracle; a sequence has one (H, W) bool mask per sample
-               that a person or a board has given, or None where the detector's regions serve
+    masks      "ground-truth" takes the samples' own masks, an oracle, and the detector's regions where one is empty; a
+               sequence has one (H, W) bool mask per sample that a person or a board has given, or None where the
+               detector's regions serve
     labels     one per sample, from a person; the samples' own labels are not read
     clean      per sample the image that it was made from: residuals against that, see `PatchCore.examine`
     cache      a folder that keeps maps, features and residuals, memory-mapped; one of other images or another detector
@@ -89,6 +90,7 @@ def evidence_of(
             given = sample.mask
             if given is None:
                 raise InvalidDatasetError(f"{sample.path or sample.id} has no mask: let the detector find the regions")
+            given = given if given.any() else None  # some defects of public data sets have an empty one
         elif masks != "detector":
             given = masks[index]
         mask = _given_mask(sample, given)
