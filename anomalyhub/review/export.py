@@ -147,7 +147,7 @@ def _save_image(
     if label != GOOD and image.mask is not None:
         defective = [crop.label not in (None, GOOD) for crop in crops]
         mask = read_mask(result / image.mask, image.size, "nonzero")
-        mask = _of_regions(mask, [crop.region.box for crop in crops], defective)
+        mask = mask_of_regions(mask, [crop.region.box for crop in crops], defective)
         if mask.any():
             mask_file = product / "ground_truth" / kind / f"{stem}_mask.png"
             mask_file.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(file, copied)
 
 
-def _of_regions(mask: np.ndarray, boxes: Sequence[Box], chosen: Sequence[bool]) -> np.ndarray:
+def mask_of_regions(mask: np.ndarray, boxes: Sequence[Box], chosen: Sequence[bool]) -> np.ndarray:
     """A mask (H, W) without the connected parts of the regions that are not chosen.
 
     A part belongs to the region in whose box it lies, and with several to the one with the nearest centre, which it was

@@ -23,16 +23,22 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr  # noqa: E402
 
+from anomalyhub.ui.classify_tab import build_classify_tab  # noqa: E402
 from anomalyhub.ui.detect_tab import build_detect_tab  # noqa: E402
 from anomalyhub.ui.discover_tab import build_discover_tab  # noqa: E402
+from anomalyhub.ui.inspect_tab import build_inspect_tab  # noqa: E402
 from anomalyhub.ui.session import Session  # noqa: E402
 from anomalyhub.ui.sources import NORMALS  # noqa: E402
+from anomalyhub.ui.synthesize_tab import build_synthesize_tab  # noqa: E402
 from anomalyhub.ui.theme import CSS, LOGO, theme  # noqa: E402
 from anomalyhub.ui.work import Work  # noqa: E402
 
 TABS = [
     ("Detect", build_detect_tab),
     ("Discover", build_discover_tab),
+    ("Synthesize & pretrain", build_synthesize_tab),
+    ("Classify", build_classify_tab),
+    ("Inspect", build_inspect_tab),
 ]
 
 DEFAULT_PORT = 7860

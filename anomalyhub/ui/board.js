@@ -10,7 +10,7 @@ const columnOf = (node) => node.closest("[data-column]")?.dataset.column;
 const crops = (node) => all(".ah-crop", node.closest(".ah-column"));
 
 const send = (deed) => {
-  (window.anomalyhubDeeds ??= []).push(deed);
+  ((window.anomalyhubDeeds ??= {})[element.closest(".block").id] ??= []).push(deed);
   one(".ah-board")?.classList.add("ah-waits");
   trigger("click");
 };

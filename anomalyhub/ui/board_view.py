@@ -39,13 +39,13 @@ _METRICS = {
 }
 
 
-def step_heads(done: Sequence[bool], texts: Sequence[str]) -> list[str]:
+def step_heads(done: Sequence[bool], texts: Sequence[str], titles: Sequence[str] = _TITLES) -> list[str]:
     """Head of each of the three steps: done, current or still to do, and what it holds."""
     current = list(done).index(False) if False in done else -1
     states = ["done" if one else "current" if i == current else "todo" for i, one in enumerate(done)]
     return [
         f'<div class="ah-head ah-{state}"><span class="ah-number">{"✓" if state == "done" else i + 1}</span>'
-        f"<div><h2>{_TITLES[i]}</h2><p>{escape(texts[i])}</p></div></div>"
+        f"<div><h2>{titles[i]}</h2><p>{escape(texts[i])}</p></div></div>"
         for i, state in enumerate(states)
     ]
 
@@ -308,6 +308,17 @@ def _dialog(title: str, content: str, arrows: bool = False) -> str:
     return (
         f'<div class="ah-detail"><header><h2>{title}</h2>{turn if arrows else ""}'
         f'<button type="button" data-close aria-label="close">✕</button></header>{content}</div>'
+    )
+
+
+def picture_dialog(title: str, picture: np.ndarray, rows: Sequence[tuple[str, str]]) -> str:
+    """A dialog with one (H, W, 3) picture and facts about it, whose texts are HTML."""
+    facts = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in rows)
+    return _dialog(
+        escape(title),
+        f'<div class="ah-alone"><figure><img src="{picture_url(picture, 90)}" alt="{escape(title)}"></figure></div>'
+        f'<div class="ah-facts"><dl>{facts}</dl></div>',
+        arrows=True,
     )
 
 

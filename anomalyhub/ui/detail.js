@@ -1,14 +1,15 @@
 // Close with the cross, a click beside the view or Escape; arrows go to the neighbours in the gallery.
+// those of the tab in front
+const cards = () => [...document.querySelectorAll(".ah-card")].filter((card) => card.offsetParent);
 const shown = () => element.querySelector("[data-index]");
 const close = () => {
   const index = shown()?.dataset.index;
   props.value = "";
-  document.querySelector(`.ah-card[data-index="${index}"]`)?.focus();
+  cards().find((card) => card.dataset.index === index)?.focus();
 };
 const go = (step) => {
-  const cards = [...document.querySelectorAll(".ah-card")];
-  const at = cards.findIndex((card) => card.dataset.index === shown()?.dataset.index);
-  cards[at + step]?.click();
+  const at = cards().findIndex((card) => card.dataset.index === shown()?.dataset.index);
+  cards()[at + step]?.click();
 };
 element.addEventListener("click", (event) => {
   if (event.target.closest("[data-close]") || event.target.classList.contains("ah-veil")) close();

@@ -146,7 +146,7 @@ def use_sample(session: Session, visit: Visit, product: str, work: Work) -> Iter
         raise InvalidArgumentError(f"there is no sample {product!r}: choose one of {', '.join(sources.SAMPLES)}")
     watch = Job(session)
     yield 0.0, "Drawing the sample"
-    dataset = load_dataset(_sample_folder(product) / product)
+    dataset = load_dataset(sample_folder(product) / product)
     watch.check()
     source = session.source
     same = source is not None and (source.kind, source.key, source.have) == ("sample", product, "many")
@@ -176,7 +176,7 @@ def _sample_root() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="anomalyhub-kinds-")
 
 
-def _sample_folder(product: str) -> Path:
+def sample_folder(product: str) -> Path:
     folder = Path(_sample_root().name) / product
     with _drawing:
         if not folder.is_dir():

@@ -21,7 +21,7 @@ from anomalyhub.ui.work import Work
 _BAR = gr.Progress()
 _STAGE = "() => document.querySelector('#ah-discover-stage').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 #: What the page wants done on the board: all that has come together since the last time, in order.
-_TAKE = "(visit, deeds) => [visit, JSON.stringify((window.anomalyhubDeeds ??= []).splice(0)) || deeds]"
+_TAKE = "(visit, deeds) => [visit, JSON.stringify(window.anomalyhubDeeds?.['ah-board']?.splice(0) ?? []) || deeds]"
 
 
 def build_discover_tab(session: gr.State, data_root: Path | None, trusted: bool, work: Work) -> None:
@@ -211,9 +211,10 @@ def _uploaded(text: str, visit: Visit) -> str:
 
 def _wire_job(ui: SimpleNamespace) -> None:
     @errors_shown()
-    def start(visit: Visit, classes, method, backbone, binarizer, seed):
+    def start(session: Session, visit: Visit, classes, method, backbone, binarizer, seed):
         settings = discover.Settings(str(classes), method, str(backbone or ""), binarizer, int(seed or 0))
         discover.start(visit, settings, ui.work, ui.trusted)
+        session.discover_job = visit.job_id
         return visit, discover.remembered(visit)
 
     @errors_shown()
@@ -225,9 +226,10 @@ def _wire_job(ui: SimpleNamespace) -> None:
         discover.resume(visit, ui.work)
 
     @errors_shown()
-    def recall(visit: Visit, memory):
+    def recall(session: Session, visit: Visit, memory):
         before = visit.job_id
         discover.recall(visit, memory, ui.work)
+        session.discover_job = visit.job_id
         new = visit.job_id != before
         if not new:
             return [gr.skip()] * (2 + len(_controls(ui)))
@@ -241,7 +243,7 @@ def _wire_job(ui: SimpleNamespace) -> None:
             return [changed.get(part, gr.skip()) for part in _controls(ui)]
         return _control_values(visit, ui.work)
 
-    inputs = [ui.visit, ui.classes, ui.method, ui.backbone, ui.binarizer, ui.seed]
+    inputs = [ui.session, ui.visit, ui.classes, ui.method, ui.backbone, ui.binarizer, ui.seed]
     begun = ui.start.click(start, inputs, [ui.visit, ui.memory], api_name="discover", show_progress="hidden", **READ)
     _show(ui, begun, "discover_shown").success(None, js=_STAGE)
     stopped = ui.stop.click(stop, ui.visit, None, api_name="cancel_discover", **QUICK)
@@ -250,7 +252,8 @@ def _wire_job(ui: SimpleNamespace) -> None:
     _show(ui, again, "resume_discover_shown")
     ui.timer.tick(tick, ui.visit, _controls(ui), api_name="discover_progress", **UNLISTED)
     page = gr.context.Context.root_block
-    back = {"inputs": [ui.visit, ui.memory], "outputs": [ui.visit, ui.memory, *_controls(ui)], **UNLISTED}
+    both = [ui.visit, ui.memory]
+    back = {"inputs": [ui.session, *both], "outputs": [*both, *_controls(ui)], **UNLISTED}
     page.load(recall, **back, api_name="recall_board")
     # a tab that is not in front knows what the browser keeps when it is looked at for the first time
     ui.memory.change(recall, **back, api_name="recall_board_later")

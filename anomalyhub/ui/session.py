@@ -79,6 +79,9 @@ class Session:
     pressed    the ticket at the press of the button whose work is about to begin
     learning   the job that learns now
     fit_job    id of the job whose result is the inspector
+    pretrain_jobs  ids of the visitor's pretrainings, the oldest first, for the Classify tab
+    discover_job   id of the visitor's latest discovery, for the other tabs
+    classify_jobs  ids of the visitor's jobs that learn kinds, the oldest first, for the Inspect tab
     have       what the visitor says to have, and method: the key of what is chosen for that
     thumbnails small pictures as data URLs, by their files
     """
@@ -94,6 +97,9 @@ class Session:
     pressed: int | None = None
     learning: jobs.Job | None = None
     fit_job: str | None = None
+    pretrain_jobs: list[str] = field(default_factory=list)
+    discover_job: str | None = None
+    classify_jobs: list[str] = field(default_factory=list)
     have: str = "many"
     method: str = "patchcore"
     thumbnails: dict[Path, str] = field(default_factory=dict, repr=False)
@@ -161,7 +167,8 @@ class Job:
 
 #: What stages report, and how it reads to somebody who looks at parts.
 _WORDS = (
-    (r"features (\d+) of (\d+) images", r"Looking at photos: \1 of \2"),
+    (r"features (?:of )?(\d+) of (\d+) images", r"Looking at photos: \1 of \2"),
+    (r"regions of (\d+) of (\d+) images", r"Cutting out what stands out: \1 of \2 photos"),
     (r"support image (\d+) of (\d+)", r"Looking at photos: \1 of \2"),
     (r"reference (\d+)|features of (\d+) references", r"Looking at photos: \1\2"),
     (r"patch distances between all pairs of images", "Comparing the photos with each other"),

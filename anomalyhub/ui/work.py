@@ -139,6 +139,11 @@ class Work:
             return None
         return job if kind in (None, job.kind) else None
 
+    def result_of(self, job_id: Any, kind: str) -> Path | None:
+        """The folder that a job of that id and kind made; None until it is complete, and as `get` gives it."""
+        job = self.get(job_id, kind)
+        return job.result if job is not None else None
+
     def follow(self, job: Job, poll: float = 0.5) -> Iterator[JobProgress]:
         """Its progress, at once and then every `poll` seconds, until it has its result or has ended without one."""
         while job.result is None and job.status in ACTIVE:  # its processes take a second to end after the result
@@ -148,7 +153,8 @@ class Work:
     def reason(self, job: Job) -> str:
         """Why a job failed or was interrupted, in one sentence without a path of this machine."""
         text = job.error or "it ended without a reason: try again"
-        for name, path, *_ in job.asked.get("config", {}).get("images") or ():
+        config = job.asked.get("config", {})
+        for name, path, *_ in (*(config.get("images") or ()), *(config.get("examples") or ())):
             text = text.replace(path, name)
         return text.replace(str(job.folder), f"job {job.id}").replace(str(self.home), "the app's folder")
 
