@@ -23,7 +23,7 @@ from anomalyhub.jobs import files as job_files
 from anomalyhub.jobs import kinds
 from anomalyhub.pipeline.synthesize import SynthesizeConfig, synthesize_to
 from anomalyhub.synthesis import read_synthetic
-from anomalyhub.ui import synthesize, synthesize_layout, synthesize_tab, synthesize_view
+from anomalyhub.ui import synthesize, synthesize_layout, synthesize_tab, synthesize_view, views
 from anomalyhub.ui import synthesize_jobs as jobs
 from anomalyhub.ui.session import Session, Source
 from anomalyhub.ui.synthesize import Form, Visit
@@ -620,7 +620,7 @@ def test_names_are_escaped_wherever_they_show(session, work, visit, asked):
     state = jobs.painting(visit, work)
     html = [*synthesize_view.heads(visit, state, State(), Form()), synthesize_view.summary(visit, state, State())]
     html += [synthesize_view.gallery(type(made)(made.folder, made.info, refs)), synthesize_view.preview(shown)]
-    html += [synthesize_view.problem(NASTY), synthesize_view.said(NASTY, [NASTY])]
+    html += [views.problem(NASTY), views.said(NASTY, [NASTY])]
     html = "".join(html)
     assert NASTY not in html and html.count("&lt;img src=x onerror=alert(1)&gt;") >= 12
 

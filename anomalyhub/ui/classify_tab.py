@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +12,8 @@ from anomalyhub.jobs.store import ACTIVE
 from anomalyhub.ui import board_view, classify, examples_view, gathering, verdicts, views
 from anomalyhub.ui.classify import Standing, Visit
 from anomalyhub.ui.classify_layout import lay_out
-from anomalyhub.ui.events import FOLLOW, QUICK, READ, UNLISTED, WORK, errors_shown
-from anomalyhub.ui.session import Session, plain_words
+from anomalyhub.ui.events import FOLLOW, QUICK, READ, UNLISTED, WORK, errors_shown, show_after
+from anomalyhub.ui.session import Session
 from anomalyhub.ui.work import Work
 
 _BAR = gr.Progress()
@@ -96,15 +95,7 @@ def _heads(visit: Visit, at: Standing) -> list[str]:
         shown = f"{count} of {next(iter(kinds))}: another kind is needed"
     if len(kinds) > 1 and (alone := [kind for kind, found in kinds.items() if len(found) == 1]):
         shown += f"; {len(alone)} with one example cannot be checked"
-    learned = {
-        "": "Seconds to minutes, in the background",
-        "queued": "Waiting for its turn",
-        "running": "Working in the background",
-        "failed": "It failed",
-        "cancelled": "Stopped",
-        "interrupted": "It was interrupted",
-        "done": "Learned",
-    }[at.status]
+    learned = {**views.JOB_WORDS, "": "Seconds to minutes, in the background", "done": "Learned"}[at.status]
     if at.outcome is not None:
         learned = verdicts.headline(at.outcome)
     done = (visit.detector is not None, len(kinds) > 1, at.outcome is not None and visit.started == visit.shelf.state)
@@ -113,17 +104,7 @@ def _heads(visit: Visit, at: Standing) -> list[str]:
 
 
 def _job_slot(at: Standing) -> str:
-    if at.status in ACTIVE and at.job.stopping:
-        return '<p role="status">Stopping: a few seconds.</p>'
-    if at.status in ACTIVE:
-        return views.progress_bar(at.job.progress.fraction, plain_words(at.job.progress.text))
-    if at.problem:
-        return _problem(at.problem)
-    return '<p role="status">Stopped. Go on, or change something and learn anew.</p>' * (at.status == "cancelled")
-
-
-def _problem(text: str) -> str:
-    return f'<p class="ah-problem" role="alert">{escape(text)}</p>'
+    return views.job_slot(at.job, at.status, at.problem, "Go on, or change something and learn anew.")
 
 
 def _stage(visit: Visit, at: Standing) -> str:
@@ -152,22 +133,11 @@ _PICTOGRAM = (
 )
 
 
-def _said(text: str, notices: tuple[str, ...] | list[str] = ()) -> str:
-    """What was done, for screen readers and API clients: the page shows it in the step's head. Notices show."""
-    return f'<p class="ah-heard" role="status">{escape(text)}</p>{views.notice_list(notices)}'
-
-
 def _show(ui: SimpleNamespace, event, api_name: str):
-    """After an event, whether it went well or not: show where the visitor stands."""
-
-    @errors_shown()
     def show(session: Session, visit: Visit, chosen: str):
         return _control_values(session, visit, ui.work, chosen)
 
-    inputs = [ui.session, ui.visit, ui.pretrained]
-    options = {"fn": show, "inputs": inputs, "outputs": _controls(ui), **UNLISTED}
-    event.failure(**options, api_name=f"{api_name}_after_error")
-    return event.then(**options, api_name=api_name)
+    return show_after(event, show, [ui.session, ui.visit, ui.pretrained], _controls(ui), api_name)
 
 
 def _wire_detector(ui: SimpleNamespace) -> None:
@@ -178,20 +148,20 @@ def _wire_detector(ui: SimpleNamespace) -> None:
 
     @errors_shown()
     def use_detect(session: Session, visit: Visit):
-        return visit, _said(classify.use_detect(session, visit, ui.work))
+        return visit, views.said(classify.use_detect(session, visit, ui.work))
 
     @errors_shown()
     def use_discover(session: Session, visit: Visit):
-        return visit, _said(classify.use_discover(session, visit, ui.work))
+        return visit, views.said(classify.use_discover(session, visit, ui.work))
 
     def use_sample(session: Session, visit: Visit, product: str):
         with errors_shown():
             try:
                 for fraction, text in classify.use_sample(session, visit, product, ui.work):
                     yield visit, views.progress_bar(fraction, text)
-                yield visit, _said(classify.detector_text(visit.detector))
+                yield visit, views.said(classify.detector_text(visit.detector))
             except AnomalyHubError as error:  # else the bar would stay
-                yield visit, _problem(str(error))
+                yield visit, views.problem(str(error))
                 raise
 
     @errors_shown()
@@ -224,15 +194,15 @@ def _wire_examples(ui: SimpleNamespace) -> None:
     @errors_shown()
     def upload(session: Session, visit: Visit, paths: list[str] | None, name: str, progress=_BAR):
         text, notices = gathering.add_uploads(session, visit, paths or [], str(name or ""), progress)
-        return visit, _said(text, notices), ""
+        return visit, views.said(text, notices), ""
 
     @errors_shown()
     def tests(session: Session, visit: Visit, per_kind: float):
-        return visit, _said(*gathering.add_tests(visit, int(per_kind or 1)))
+        return visit, views.said(*gathering.add_tests(visit, int(per_kind or 1)))
 
     @errors_shown()
     def board(session: Session, visit: Visit, per_kind: float):
-        return visit, _said(*gathering.add_board(session, visit, ui.work, int(per_kind or 1)))
+        return visit, views.said(*gathering.add_board(session, visit, ui.work, int(per_kind or 1)))
 
     panels = [ui.by_upload, ui.by_count, ui.by_tests, ui.by_board]
     ui.source.change(switch, ui.source, panels, api_name="switch_examples_source", **UNLISTED)

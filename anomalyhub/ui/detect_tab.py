@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +21,7 @@ from anomalyhub.ui.detect_controls import (
     variant,
 )
 from anomalyhub.ui.detect_layout import lay_out
-from anomalyhub.ui.events import AGAIN, FOLLOW, LIGHT, QUICK, READ, UNLISTED, WORK, errors_shown
+from anomalyhub.ui.events import AGAIN, FOLLOW, LIGHT, QUICK, READ, UNLISTED, WORK, errors_shown, show_after
 from anomalyhub.ui.session import Session
 from anomalyhub.ui.work import Work
 
@@ -49,11 +48,6 @@ def build_detect_tab(session: gr.State, data_root: Path | None, trusted: bool, w
     _wire_threshold(ui)
     _wire_gallery(ui)
     _wire_downloads(ui)
-
-
-def _done(text: str, notices: tuple[str, ...] = ()) -> str:
-    """What was done, for screen readers and API clients: the page shows it in the step's head. Notices show."""
-    return f'<p class="ah-heard" role="status">{escape(text)}</p>{views.notice_list(notices)}'
 
 
 def _wire_have(ui: SimpleNamespace) -> None:
@@ -105,17 +99,17 @@ def _wire_normals(ui: SimpleNamespace) -> None:
     @errors_shown()
     def sample(session: Session, product: str, have: str, shots: float, progress=_BAR):
         text = detect.use_sample(session, product, progress, have, int(shots))
-        return session, _done(text, session.source.notices)
+        return session, views.said(text, session.source.notices)
 
     @errors_shown()
     def uploads(session: Session, paths: list[str] | None, have: str, progress=_BAR):
         text = detect.use_uploads(session, paths or [], progress, have)
-        return session, _done(text, session.source.notices)
+        return session, views.said(text, session.source.notices)
 
     @errors_shown()
     def dataset(session: Session, name: str, have: str, shots: float, progress=_BAR):
         text = detect.use_dataset(session, ui.data_root, name, progress, have, int(shots))
-        return session, _done(text, session.source.notices)
+        return session, views.said(text, session.source.notices)
 
     def after(session: Session):
         return learning.remembered(session), detect.product_word(session), ""
@@ -137,15 +131,10 @@ def _wire_normals(ui: SimpleNamespace) -> None:
 
 
 def _then_show(ui: SimpleNamespace, event, api_name: str, which: str | None = None):
-    """After an event, whether it went well or not: show where the visitor stands."""
-
-    @errors_shown()
     def show(session: Session, chosen: str):
         return control_values(session, which or chosen)
 
-    options = {"fn": show, "inputs": [ui.session, ui.which], "outputs": controls(ui), **UNLISTED}
-    event.failure(**options, api_name=f"{api_name}_after_error")
-    return event.then(**options, api_name=api_name)
+    return show_after(event, show, [ui.session, ui.which], controls(ui), api_name)
 
 
 def _then_clear(event, box: gr.File, api_name: str) -> None:
@@ -224,7 +213,7 @@ def _watched(session: Session, steps: Iterator[tuple[float, str]]) -> Iterator[t
     except gr.Error as error:  # the message goes away, the reason stays
         yield views.notice_list([error.message]) if error.visible else _STOPPED, learning.remembered(session)
         raise
-    yield _done(learning.what_was_learned(session)), learning.remembered(session)
+    yield views.said(learning.what_was_learned(session)), learning.remembered(session)
 
 
 def _wire_return(ui: SimpleNamespace) -> None:
@@ -261,7 +250,7 @@ def _wire_check(ui: SimpleNamespace) -> None:
 
     @errors_shown()
     def uploads(session: Session, paths: list[str] | None, progress=_BAR):
-        return session, _done(detect.take_unknown(session, paths or [], progress), session.notices)
+        return session, views.said(detect.take_unknown(session, paths or [], progress), session.notices)
 
     def started(session: Session):
         session.press("check")
@@ -269,7 +258,7 @@ def _wire_check(ui: SimpleNamespace) -> None:
 
     @errors_shown()
     def check(session: Session, which: str, progress=_BAR):
-        return session, _done(detect.check(session, which, progress)), slider(session), detect.table(session)
+        return session, views.said(detect.check(session, which, progress)), slider(session), detect.table(session)
 
     def cancel(session: Session, which: str):
         session.cancel()

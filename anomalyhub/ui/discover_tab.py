@@ -13,8 +13,8 @@ from anomalyhub.jobs.store import ACTIVE
 from anomalyhub.ui import board, board_view, discover, sources, views
 from anomalyhub.ui.discover import Standing, Visit
 from anomalyhub.ui.discover_layout import lay_out
-from anomalyhub.ui.events import FOLLOW, QUICK, READ, UNLISTED, WORK, errors_shown
-from anomalyhub.ui.session import Session, plain_words
+from anomalyhub.ui.events import FOLLOW, QUICK, READ, UNLISTED, WORK, errors_shown, show_after
+from anomalyhub.ui.session import Session
 from anomalyhub.ui.work import Work
 
 #: Marks the callbacks that report progress; it holds nothing of any visitor.
@@ -84,15 +84,7 @@ def _board_values(visit: Visit, at: Standing, said: str = "") -> list:
 
 def _heads(visit: Visit, at: Standing) -> list[str]:
     images = discover.chosen_text(visit.chosen) if visit.chosen else "And how their defects are found"
-    kinds = {
-        "": "A minute or two, in the background",
-        "queued": "Waiting for its turn",
-        "running": "Working in the background",
-        "failed": "It failed",
-        "cancelled": "Stopped",
-        "interrupted": "It was interrupted",
-        "done": "Found",
-    }[at.status]
+    kinds = {**views.JOB_WORDS, "": "A minute or two, in the background", "done": "Found"}[at.status]
     if at.board is not None:
         kinds = f"{len(at.board.findings.classes)} found among {len(at.board.findings.regions):,} crops"
     save = "Name, merge and move on the board, then save" if at.board is not None else "On a board of all defects"
@@ -101,17 +93,7 @@ def _heads(visit: Visit, at: Standing) -> list[str]:
 
 
 def _job_slot(at: Standing) -> str:
-    if at.status in ACTIVE and at.job.stopping:
-        return '<p role="status">Stopping: a few seconds.</p>'
-    if at.status in ACTIVE:
-        return views.progress_bar(at.job.progress.fraction, plain_words(at.job.progress.text))
-    if at.problem:
-        return _problem(at.problem)
-    return '<p role="status">Stopped. Go on, or change something and press Discover.</p>' * (at.status == "cancelled")
-
-
-def _problem(text: str) -> str:
-    return f'<p class="ah-problem" role="alert">{escape(text)}</p>'
+    return views.job_slot(at.job, at.status, at.problem, "Go on, or change something and press Discover.")
 
 
 def _stage(visit: Visit, at: Standing) -> str:
@@ -127,21 +109,8 @@ def _stage(visit: Visit, at: Standing) -> str:
     return board_view.empty("Now press Discover", "Their defects are cut out and sorted into kinds.", pictures)
 
 
-def _said(text: str, notices: tuple[str, ...] = ()) -> str:
-    """What was done, for screen readers and API clients: the page shows it in the step's head. Notices show."""
-    return f'<p class="ah-heard" role="status">{escape(text)}</p>{views.notice_list(notices)}'
-
-
 def _show(ui: SimpleNamespace, event, api_name: str):
-    """After an event, whether it went well or not: show where the visitor stands."""
-
-    @errors_shown()
-    def show(visit: Visit):
-        return _control_values(visit, ui.work)
-
-    options = {"fn": show, "inputs": ui.visit, "outputs": _controls(ui), **UNLISTED}
-    event.failure(**options, api_name=f"{api_name}_after_error")
-    return event.then(**options, api_name=api_name)
+    return show_after(event, lambda visit: _control_values(visit, ui.work), ui.visit, _controls(ui), api_name)
 
 
 def _wire_images(ui: SimpleNamespace) -> None:
@@ -155,16 +124,16 @@ def _wire_images(ui: SimpleNamespace) -> None:
 
     @errors_shown()
     def use_detect(session: Session, visit: Visit):
-        return visit, _said(discover.use_detect(session, visit, ui.work), visit.chosen.notices)
+        return visit, views.said(discover.use_detect(session, visit, ui.work), visit.chosen.notices)
 
     def use_sample(session: Session, visit: Visit, product: str):
         with errors_shown():
             try:
                 for fraction, text in discover.use_sample(session, visit, product, ui.work):
                     yield visit, views.progress_bar(fraction, text)
-                yield visit, _said(discover.chosen_text(visit.chosen))
+                yield visit, views.said(discover.chosen_text(visit.chosen))
             except AnomalyHubError as error:  # else the bar would stay
-                yield visit, _problem(str(error))
+                yield visit, views.problem(str(error))
                 raise
 
     @errors_shown()
@@ -180,7 +149,7 @@ def _wire_images(ui: SimpleNamespace) -> None:
     @errors_shown()
     def dataset(session: Session, visit: Visit, name: str, defects: str):
         text = discover.use_dataset(session, visit, ui.data_root, str(name), defects, ui.work)
-        return visit, _said(text, visit.chosen.notices)
+        return visit, views.said(text, visit.chosen.notices)
 
     ui.kind.change(switch, ui.kind, [*panels.values(), ui.dataset], api_name="switch_kinds_source", **UNLISTED)
     both, out = [ui.session, ui.visit], [ui.visit, ui.slot1]
@@ -206,7 +175,7 @@ def _wire_images(ui: SimpleNamespace) -> None:
 def _uploaded(text: str, visit: Visit) -> str:
     """What is still missing shows; what is complete is in the step's head."""
     ready = visit.chosen is not None and visit.images is not None and visit.maps is not None
-    return _said(text, visit.chosen.notices) if ready else f'<p role="status">{escape(text)}</p>'
+    return views.said(text, visit.chosen.notices) if ready else f'<p role="status">{escape(text)}</p>'
 
 
 def _wire_job(ui: SimpleNamespace) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import gradio as gr
 
@@ -25,6 +26,13 @@ QUICK = {"concurrency_limit": None, "show_progress": "hidden"}
 AGAIN = {"trigger_mode": "multiple"}
 #: Only keeps the page up to date.
 UNLISTED = {"api_visibility": "undocumented", **LIGHT}
+
+
+def show_after(event: Any, show: Callable[..., list], inputs: Any, outputs: Any, api_name: str) -> Any:
+    """After an event, whether it went well or not, show where the visitor stands; returns that event."""
+    options = {"fn": errors_shown()(show), "inputs": inputs, "outputs": outputs, **UNLISTED}
+    event.failure(**options, api_name=f"{api_name}_after_error")
+    return event.then(**options, api_name=api_name)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import gradio as gr
 
 from anomalyhub.errors import AnomalyHubError, Cancelled
 from anomalyhub.ui import board_view, inspect, inspect_view, seen, views
-from anomalyhub.ui.events import AGAIN, LIGHT, QUICK, READ, UNLISTED, WORK, errors_shown
+from anomalyhub.ui.events import AGAIN, LIGHT, QUICK, READ, UNLISTED, WORK, errors_shown, show_after
 from anomalyhub.ui.inspect import Visit
 from anomalyhub.ui.inspect_layout import lay_out
 from anomalyhub.ui.session import Session
@@ -98,20 +98,11 @@ _PICTOGRAM = (
 )
 
 
-def _said(text: str, notices: tuple[str, ...] = ()) -> str:
-    return f'<p class="ah-heard" role="status">{escape(text)}</p>{views.notice_list(notices)}'
-
-
 def _show(ui: SimpleNamespace, event, api_name: str):
-    """After an event, whether it went well or not: show where the visitor stands."""
-
-    @errors_shown()
     def show(session: Session, visit: Visit):
         return _control_values(session, visit, ui.work)
 
-    options = {"fn": show, "inputs": [ui.session, ui.visit], "outputs": _controls(ui), **UNLISTED}
-    event.failure(**options, api_name=f"{api_name}_after_error")
-    return event.then(**options, api_name=api_name)
+    return show_after(event, show, [ui.session, ui.visit], _controls(ui), api_name)
 
 
 def _wire_steps(ui: SimpleNamespace) -> None:
@@ -140,7 +131,7 @@ def _wire_steps(ui: SimpleNamespace) -> None:
 
     @errors_shown()
     def uploads(session: Session, visit: Visit, paths: list[str] | None, progress=_BAR):
-        return visit, _said(inspect.take_uploads(session, visit, paths or [], progress), visit.left_out)
+        return visit, views.said(inspect.take_uploads(session, visit, paths or [], progress), visit.left_out)
 
     both = [ui.session, ui.visit]
     ui.tab.select(enter, both, [ui.memory, *_controls(ui)], api_name="enter_inspect", **UNLISTED)
@@ -170,7 +161,7 @@ def _wire_inspect(ui: SimpleNamespace) -> None:
             except AnomalyHubError as error:  # the message goes away, the reason stays
                 yield visit, f'<p class="ah-problem" role="alert">{escape(str(error))}</p>', gr.skip()
                 raise
-            yield visit, _said(text), inspect.remembered(session, visit, ui.work)
+            yield visit, views.said(text), inspect.remembered(session, visit, ui.work)
 
     @errors_shown()
     def cancel(session: Session, visit: Visit):

@@ -11,7 +11,7 @@ import gradio as gr
 from anomalyhub.errors import AnomalyHubError
 from anomalyhub.ui import sources, synthesize, synthesize_view, views
 from anomalyhub.ui import synthesize_jobs as jobs
-from anomalyhub.ui.events import QUICK, READ, UNLISTED, WORK, errors_shown
+from anomalyhub.ui.events import QUICK, READ, UNLISTED, WORK, errors_shown, show_after
 from anomalyhub.ui.session import Session
 from anomalyhub.ui.synthesize import Form, Visit
 from anomalyhub.ui.synthesize_jobs import State, Training
@@ -124,20 +124,14 @@ def _drawn(visit: Visit, form: Form) -> str:
     try:
         return synthesize_view.preview(synthesize.look(visit, form))
     except AnomalyHubError as error:
-        return synthesize_view.problem(str(error))
+        return views.problem(str(error))
 
 
 def _show(ui: SimpleNamespace, event, api_name: str, front: str | None = None):
-    """After an event, whether it went well or not: show where the visitor stands."""
-
-    @errors_shown()
     def show(session: Session, visit: Visit, *form):
         return _control_values(session, visit, ui.work, _form(*form), front)
 
-    inputs = [ui.session, ui.visit, *_form_inputs(ui)]
-    options = {"fn": show, "inputs": inputs, "outputs": _controls(ui), **UNLISTED}
-    event.failure(**options, api_name=f"{api_name}_after_error")
-    return event.then(**options, api_name=api_name)
+    return show_after(event, show, [ui.session, ui.visit, *_form_inputs(ui)], _controls(ui), api_name)
 
 
 def _draw_after(ui: SimpleNamespace, event, api_name: str) -> None:
@@ -175,7 +169,7 @@ def _wire_product(ui: SimpleNamespace) -> None:
         return chosen(visit, synthesize.use_dataset(session, visit, ui.data_root, str(name), progress))
 
     def chosen(visit: Visit, text: str):
-        return visit, synthesize_view.said(text, visit.chosen.notices)
+        return visit, views.said(text, visit.chosen.notices)
 
     ui.kind.change(switch, ui.kind, [*panels.values(), ui.dataset], api_name="switch_painted_source", **UNLISTED)
     both, out = [ui.session, ui.visit], [ui.visit, ui.slot1]

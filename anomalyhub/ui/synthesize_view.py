@@ -24,18 +24,17 @@ PAGE, _EACH = 16, 4
 _SIDE, _SMALL = 320, 160  # longer sides in pixels
 _TITLES = ("Choose the product", "Paint defects", "Pretrain on them")
 _METHODS = {"grabcut": "GrabCut", "floodfill": "a flood fill from the border", "whole": "taking the whole image"}
-_WORKING = {"queued": "Waiting for its turn", "running": "Working in the background"}
-_ENDED = {"failed": "It failed", "cancelled": "Stopped", "interrupted": "It was interrupted", "gone": "It is gone"}
+_WORDS = {**views.JOB_WORDS, "gone": "It is gone"}
 
 
 def heads(visit: Visit, painted: State, trained: State, form: Form | None = None) -> list[str]:
     """Head of each of the three steps."""
     product = chosen_text(visit.chosen) if visit.chosen else "Its normal photos are what is painted on"
-    paint = {**_WORKING, **_ENDED, "damaged": "They cannot be read"}.get(painted.status, _would_be(visit, form))
+    paint = {**_WORDS, "damaged": "They cannot be read"}.get(painted.status, _would_be(visit, form))
     if painted.result is not None:
         config = painted.job.asked.get("config", {})
         paint = f"{config.get('count', 0):,} painted defects of {visit.chosen.name}"
-    train = {**_WORKING, **_ENDED}.get(trained.status, "A classifier that has seen many kinds of change")
+    train = _WORDS.get(trained.status, "A classifier that has seen many kinds of change")
     if trained.result is not None:
         train = f"Ready: the Classify tab offers it for {visit.chosen.name}"
     done = (visit.chosen is not None, painted.result is not None, trained.result is not None)
@@ -54,25 +53,8 @@ def _would_be(visit: Visit, form: Form | None) -> str:
 
 def job_slot(state: State, button: str) -> str:
     """Progress, or why there is no result; `button` is what begins anew."""
-    if state.active and state.job.stopping:
-        return '<p role="status">Stopping: a few seconds.</p>'
-    if state.active:
-        return views.progress_bar(state.fraction, state.text)
-    if state.problem:
-        return problem(state.problem)
-    return f'<p role="status">Stopped. Go on, or change something and press {button}.</p>' * (
-        state.status == "cancelled"
-    )
-
-
-def problem(text: str) -> str:
-    """A sentence that stays until it is dealt with."""
-    return f'<p class="ah-problem" role="alert">{escape(text[:1].upper() + text[1:])}</p>'
-
-
-def said(text: str, notices: Sequence[str] = ()) -> str:
-    """What was done, for screen readers and API clients: the page shows it elsewhere. Notices show."""
-    return f'<p class="ah-heard" role="status">{escape(text)}</p>{views.notice_list(notices)}'
+    advice = f"Go on, or change something and press {button}."
+    return views.job_slot(state.job, state.status, state.problem, advice, (state.fraction, state.text))
 
 
 def empty() -> str:

@@ -10,11 +10,12 @@ from html import escape
 import cv2
 import numpy as np
 
+from anomalyhub.jobs.store import ACTIVE, Job
 from anomalyhub.report.overlay import fit_within, overlay, scale_legend
 from anomalyhub.report.results import united_mask
 from anomalyhub.types import GOOD
 from anomalyhub.ui import detect
-from anomalyhub.ui.session import Checked, Session
+from anomalyhub.ui.session import Checked, Session, plain_words
 
 PAGE = 60  #: pictures on one page of the gallery
 SHOWN = ("all", "defective", "normal")
@@ -37,6 +38,40 @@ def notice_list(notices: Sequence[str]) -> str:
     if len(notices) > _MAX_NOTICES:
         items.append(f"<li>and {len(notices) - _MAX_NOTICES} more</li>")
     return f'<ul class="ah-notices" role="status">{"".join(items)}</ul>'
+
+
+def said(text: str, notices: Sequence[str] = ()) -> str:
+    """What was done, for screen readers and API clients: the page shows it in the step's head. Notices show."""
+    return f'<p class="ah-heard" role="status">{escape(text)}</p>{notice_list(notices)}'
+
+
+def problem(text: str) -> str:
+    """A sentence that stays until it is dealt with."""
+    return f'<p class="ah-problem" role="alert">{escape(text)}</p>'
+
+
+#: How a job stands, by its status.
+JOB_WORDS = {
+    "queued": "Waiting for its turn",
+    "running": "Working in the background",
+    "failed": "It failed",
+    "cancelled": "Stopped",
+    "interrupted": "It was interrupted",
+}
+
+
+def job_slot(job: Job | None, status: str, trouble: str, advice: str, progress: tuple[float, str] | None = None) -> str:
+    """Progress of a job, or why it has no result, or after a stop what to do.
+
+    progress  fraction in [0, 1] and text; None: the job's own
+    """
+    if status in ACTIVE and job.stopping:
+        return '<p role="status">Stopping: a few seconds.</p>'
+    if status in ACTIVE:
+        return progress_bar(*(progress or (job.progress.fraction, plain_words(job.progress.text))))
+    if trouble:
+        return problem(trouble)
+    return f'<p role="status">Stopped. {escape(advice)}</p>' * (status == "cancelled")
 
 
 def progress_bar(fraction: float, text: str) -> str:
