@@ -49,19 +49,28 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         os.replace(staged, path)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
 @contextmanager
 def updated_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield an empty folder inside `folder`; at the end, the files written there replace those of `folder`.
+    """Yield an empty folder inside `folder`; at the end, what was written there replaces what has the same name.
 
-    All other files stay, and nothing changes when the block fails. Raises OutputError when `folder` cannot be written.
+    All else stays, and nothing changes when the block or the exchange fails. Raises OutputError when `folder` cannot be
+    written.
     """
     folder = _resolve(folder)
     staged = folder / f".anomalyhub-{uuid.uuid4().hex[:12]}"
+    former = staged.with_name(staged.name + ".old")
     try:
         staged.mkdir()
         yield staged
-        for path in sorted(staged.iterdir()):
-            os.replace(path, folder / path.name)
+        _exchange(staged, folder, former)
     except OSError as error:
         if error.errno in _FULL or _names(error, folder):
             reason = error.strerror or str(error)
@@ -70,6 +79,24 @@ def updated_folder(folder: str | Path) -> Iterator[Path]:
         raise
     finally:
         _remove(staged)
+        _remove(former)
+
+
+def _exchange(staged: Path, folder: Path, former: Path) -> None:
+    """Move the entries of `staged` into `folder`, those that were there into `former`; all of them or none."""
+    former.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for path in sorted(staged.iterdir()):
+            at = folder / path.name
+            for source, target in ((at, former / path.name), (path, at)):
+                if os.path.lexists(source):
+                    os.rename(source, target)
+                    moved.append((source, target))
+    except BaseException:
+        for source, target in reversed(moved):
+            os.rename(target, source)
+        raise
 
 
 def _resolve(path: str | Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anomalyhub.errors import InvalidModelError
+from anomalyhub.errors import InvalidModelError, OutputError
 
 #: Raised when a saved folder's meaning changes; older folders stay readable.
 SCHEMA = 1
@@ -20,11 +20,15 @@ _CONFIG, _ARRAYS = "config.json", "state.safetensors"
 
 def write_state(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write `config` (JSON values) and `arrays` into `folder`, which is made if need be."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _ARRAYS)
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _ARRAYS)
+    except SafetensorError as error:  # which hides the system's
+        raise OutputError(f"cannot write {folder / _ARRAYS} ({error}): free some space") from error
     write_json(folder / _CONFIG, {"schema": SCHEMA, **config})
     shutil.copymode(folder / _CONFIG, folder / _ARRAYS)  # save_file lets nobody else read it
 

@@ -14,8 +14,8 @@ import numpy as np
 
 Box = tuple[int, int, int, int]
 
-#: The label of a normal image.
-GOOD = "good"
+#: The label of a normal image, of a defective one that nothing names, and of a kind unlike all that are known.
+GOOD, ANOMALOUS, UNKNOWN = "good", "anomalous", "unknown"
 
 
 def _check_array(name: str, array: np.ndarray, shape: str, ndim: int, dtype: type) -> None:

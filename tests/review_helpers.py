@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from anomalyhub.regions import crop_boxes
-from anomalyhub.report.findings import EMBEDDINGS, UNKNOWN, Findings, FoundImage, FoundRegion
+from anomalyhub.report.findings import EMBEDDINGS, Findings, FoundImage, FoundRegion
+from anomalyhub.types import UNKNOWN
 
 SHAPE = (60, 96)  # height, width
 CLASSES = ("kind_1", "kind_2", "kind_3")

@@ -21,7 +21,8 @@ from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, InvalidData
 from anomalyhub.pipeline import Inspector
 from anomalyhub.pipeline.discover import DiscoverConfig, discover, discover_to
 from anomalyhub.report.discovery import COLUMNS
-from anomalyhub.report.findings import UNKNOWN, Findings
+from anomalyhub.report.findings import Findings
+from anomalyhub.types import UNKNOWN
 
 SHAPE = (66, 90)
 KINDS = {"burn": (20, 5, 10), "paint": (250, 60, 10)}

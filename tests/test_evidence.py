@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from core_helpers import normals, photo, tiny_backbone, tiny_vit
 
 from anomalyhub.classification.evidence import Evidence, patch_batch, region_coverage
 from anomalyhub.detection import create_detector
-from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError
+from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, OutputError
 from anomalyhub.pipeline import Inspector
 from anomalyhub.pipeline import evidence as module
 from anomalyhub.pipeline.evidence import defect_mask, evidence_of, examined, fit_binarizer, identity
@@ -134,6 +136,25 @@ class TestCache:
             found = evidence_of(inspector, defects, cache=tmp_path / "cache")
             np.testing.assert_array_equal(found[4].residuals, expected[4].residuals)
             assert json.loads((tmp_path / "cache" / "index.json").read_text())["patches"] is True
+
+    def test_a_folder_of_somebody_else_is_not_replaced(self, inspector, defects, tmp_path):
+        (tmp_path / "evidence").mkdir()
+        (tmp_path / "evidence" / "photo.png").write_bytes(b"dear")
+        with pytest.raises(OutputError, match="is no cache of features and is not replaced"):
+            evidence_of(inspector, defects, cache=tmp_path / "evidence")
+        assert (tmp_path / "evidence" / "photo.png").read_bytes() == b"dear"
+
+    def test_a_full_disk(self, inspector, defects, tmp_path, monkeypatch):
+        """Room is taken before it is written to: a map of a sparse file on a full disk would end the process."""
+
+        def full(descriptor, start, size):
+            assert size > 16 * 16 * 16 * 2 * len(defects)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OutputError, match="no room for features .*free some space"):
+            evidence_of(inspector, defects, cache=tmp_path / "cache")
+        assert list(tmp_path.iterdir()) == []
 
     def test_identity(self, inspector):
         same = Inspector.fit("patchcore", normals(12), backbone=tiny_backbone(size=64), false_alarm_rate=0.5)

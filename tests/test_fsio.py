@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anomalyhub.errors import OutputError
-from anomalyhub.fsio import atomic_file, atomic_folder
+from anomalyhub.fsio import atomic_file, atomic_folder, updated_folder
 
 
 def tree(folder: Path) -> list[str]:
@@ -187,3 +187,34 @@ def test_an_unreadable_input_is_not_called_an_output_error(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_folder(tmp_path / "out"):
         open(tmp_path / "absent")
     assert not isinstance(caught.value, OutputError)
+
+
+def test_an_update_replaces_files_and_folders_and_keeps_the_rest(tmp_path):
+    folder = old_output(tmp_path / "model")
+    (folder / "part").mkdir()
+    (folder / "part" / "gone.txt").write_text("of the former part")
+    with updated_folder(folder) as staged:
+        (staged / "part").mkdir()
+        (staged / "part" / "new.txt").write_text("new")
+        (staged / "more.txt").write_text("more")
+        assert (folder / "part" / "gone.txt").exists()
+    assert tree(folder) == ["more.txt", "old.txt", "part", "part/new.txt"]
+
+
+def test_an_update_that_fails_halfway_changes_nothing(tmp_path, monkeypatch):
+    folder = old_output(tmp_path / "model")
+    (folder / "z").mkdir()
+    (folder / "z" / "kept.txt").write_text("kept")
+    rename, calls = os.rename, []
+
+    def third_fails(source, target):
+        calls.append(source)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", third_fails)
+    with pytest.raises(OutputError, match="cannot change .*free some space"), updated_folder(folder) as staged:
+        (staged / "old.txt").write_text("changed")
+        (staged / "z").mkdir()
+    assert tree(folder) == ["old.txt", "z", "z/kept.txt"] and (folder / "old.txt").read_text() == "old"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from core_helpers import normals, photo, tiny_backbone
 from anomalyhub.errors import InvalidDatasetError, InvalidModelError, NotFittedError
 from anomalyhub.pipeline import ANOMALOUS, Inspector
 from anomalyhub.pipeline.evidence import evidence_of
-from anomalyhub.pipeline.naming import references_of
+from anomalyhub.pipeline.naming import Explanation, _without_good, references_of
 from anomalyhub.regions import MEBin
 from anomalyhub.types import GOOD, Sample
 
@@ -33,7 +34,7 @@ def support(detector):
 @pytest.fixture(scope="module")
 def inspector(detector, support):
     evidence, binarizer = support
-    return detector.with_classifier(MeanHead().fit(evidence), binarizer, references_of(normals(12)))
+    return detector.with_classifier(MeanHead().fit(evidence), binarizer, references_of(normals(12))[0])
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +162,9 @@ def test_references_below_another_folder_are_not_read(inspector, tmp_path):
 
 def test_references_are_few_and_small():
     big = Sample("big.png", np.zeros((700, 1400, 3), np.uint8))
-    kept = references_of([big, *normals(60)])
+    kept, notices = references_of([big, *normals(60)])
     assert len(kept) == 16 and kept[0].image.shape == (256, 512, 3) and kept[0].mask is None
-    assert references_of([]) == ()
+    assert notices == [] and references_of([]) == ((), [])
 
 
 class TestHead:
@@ -209,3 +210,72 @@ class TestHead:
         ):
             with pytest.raises(InvalidDatasetError, match=reason):
                 MeanHead().fit(given)
+
+
+class NamedGood:
+    """A discovery's kinds, one of which a person has called normal; it names by the brightness of the crop."""
+
+    classes_ = (GOOD, "dark")
+
+    def embed(self, sub_images):
+        return np.array([[one.image[one.mask].mean()] for one in sub_images], np.float32)
+
+    def predict_embedded(self, embeddings, sub_images, images):
+        from anomalyhub.regions.merge import merge_regions
+        from anomalyhub.types import ClassProbs
+
+        bright = (embeddings[:, 0] > 100).astype(np.float32)
+        probs = ClassProbs(np.stack([bright, 1 - bright], axis=1), self.classes_)
+        areas, scores = [one.area_px for one in sub_images], [one.score for one in sub_images]
+        return merge_regions(probs, np.zeros(len(areas), bool), images, areas, scores)
+
+
+def test_regions_that_a_person_has_called_normal_are_no_defects(detector, support):
+    samples = [photo(821, defect=True), dark(822)]
+    named = detector.with_discoverer(NamedGood(), support[1])
+    (_, good, none), (_, bad, why) = named.explain(samples)
+    assert (good.label, good.is_anomalous, good.regions, good.labels, none) == (GOOD, False, (), (), ())
+    assert bad.label == "dark" and bad.is_anomalous and len(bad.regions) == len(bad.labels) == len(why) >= 1
+
+
+def test_an_image_with_a_defect_beside_what_is_normal_is_defective(inspector):
+    (one,) = inspector.inspect([photo(830, defect=True)])
+    region, why = one.regions[0], tuple(Explanation(np.full((96, 96, 3), value, np.uint8)) for value in (1, 2, 3))
+    labels = ((GOOD, 0.9), ("dark", 0.8), ("blot", 0.7))
+    mixed = replace(one, regions=(region,) * 3, labels=labels, label=GOOD)
+    made, kept = _without_good(mixed, why)
+    assert made.is_anomalous and made.label == "dark" and made.labels == labels[1:] and len(made.regions) == 2
+    assert [int(explanation.crop[0, 0, 0]) for explanation in kept] == [2, 3]
+    assert _without_good(replace(mixed, label="blot"), why)[0].label == "blot"
+    made, kept = _without_good(replace(mixed, labels=((GOOD, 0.9),) * 3, label="unknown"), ())
+    assert (made.is_anomalous, made.label, made.regions, kept) == (False, GOOD, (), ())
+
+
+def test_a_class_may_not_be_called_what_others_are_called(support):
+    for name in ("unknown", "anomalous"):
+        renamed = [
+            type(one)(one.id, one.image, one.regions, one.features, one.residuals, label=name) for one in support[0][:2]
+        ]
+        with pytest.raises(InvalidDatasetError, match=f"a class cannot be called '{name}'.*rename it"):
+            MeanHead().fit([*renamed, *support[0][2:]])
+
+
+def test_examples_of_several_regions_are_not_near_themselves(detector):
+    """Regions of one image that share an embedding would make the limit of what is known 0."""
+    samples = [photo(900 + i, defect=True) if i % 2 else dark(900 + i) for i in range(6)]
+    masks = []
+    for one in samples:
+        mask = one.mask.copy()
+        mask[:5, :5] = mask[-5:, -5:] = True
+        masks.append(mask)
+    labels = [one.label for one in samples]
+    head = MeanHead().fit(evidence_of(detector, samples, masks=masks, labels=labels))
+    assert len(head.example_labels_) > 6 and (head.familiarity_.limits > 0.01).all()
+    found = head.predict(evidence_of(detector, samples, masks=masks))
+    assert not found.unknown.any()
+
+
+def test_two_small_temperatures_of_the_merge_do_not_make_nothing_of_a_number(support):
+    config = MeanHead.config_class(merge_temperature=1e-3)
+    _, probs = MeanHead(config=config).fit(support[0]).leave_one_out(support[0])
+    assert np.isfinite(probs.probs).all()

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from anomalyhub.regions import threshold_regions
-from anomalyhub.report.findings import UNKNOWN
 from anomalyhub.report.gallery import LIMIT, Gallery
 from anomalyhub.report.html import Bar, Lane, histogram, page, pareto, percent
 from anomalyhub.report.identity import ModelIdentity
@@ -24,7 +23,7 @@ from anomalyhub.report.inspection import IMAGE_COLUMNS, REGION_COLUMNS, write_in
 from anomalyhub.report.kinds import kind_color, kind_masks, kind_overlay
 from anomalyhub.report.positions import PositionMaps
 from anomalyhub.report.tables import read_predictions_csv
-from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
+from anomalyhub.types import GOOD, UNKNOWN, AnomalyMap, Inspection, Sample
 
 H, W = 48, 80
 IDENTITY = ModelIdentity(

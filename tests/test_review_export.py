@@ -18,9 +18,9 @@ from review_helpers import CLASSES, IMAGES, LEFT, RIGHT, SHAPE, mask_of, pixels,
 from anomalyhub.data import list_products, load_dataset
 from anomalyhub.discovery import create_discoverer, load_discoverer
 from anomalyhub.errors import InvalidArgumentError, InvalidImageError, InvalidModelError, OutputError
-from anomalyhub.report.findings import UNKNOWN, Findings, FoundImage, FoundRegion
+from anomalyhub.report.findings import Findings, FoundImage, FoundRegion
 from anomalyhub.review import Board, class_counts, save_labelled, save_model
-from anomalyhub.types import SubImage
+from anomalyhub.types import UNKNOWN, SubImage
 
 
 @pytest.fixture

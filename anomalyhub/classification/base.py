@@ -15,15 +15,15 @@ import cv2
 import numpy as np
 
 from anomalyhub.backbones import create_backbone
-from anomalyhub.classification.evidence import Evidence
+from anomalyhub.classification.evidence import Evidence, owners_of
 from anomalyhub.config import configure
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError, NotFittedError
 from anomalyhub.nn.confidence import Familiarity, calibration_temperature, softmax
 from anomalyhub.protocols import Progress, part
-from anomalyhub.regions.merge import Merge, MergedRegions, merge_regions
+from anomalyhub.regions.merge import Merge, MergedRegions, merge_regions, region_shares
 from anomalyhub.registry import Registry
 from anomalyhub.state import read_state, write_state
-from anomalyhub.types import ClassProbs, SubImage
+from anomalyhub.types import ANOMALOUS, UNKNOWN, ClassProbs, SubImage
 
 classifiers: Registry = Registry("classifier head")
 
@@ -65,6 +65,7 @@ class BaseClassifier(ABC):
     title: ClassVar[str]
     config_class: ClassVar[type[ClassifierConfig]]
     default_backbone: ClassVar[str | None] = "embedded"  # None: this head looks at patches alone
+    pretrains: ClassVar[bool] = True  # whether it can learn from synthetic defects
 
     def __init__(self, backbone: Any = None, config: Any = None, seed: int = 0):
         self.backbone = backbone or self.default_backbone
@@ -101,6 +102,10 @@ class BaseClassifier(ABC):
         classes.
         """
         names, labels = _classes(support, "class", "examples")
+        if reserved := {UNKNOWN, ANOMALOUS} & set(names):
+            raise InvalidDatasetError(
+                f"a class cannot be called {reserved.pop()!r}, which is what is said of other regions: rename it"
+            )
         _refuse_twins(support)
         fitted = copy.copy(self)  # so that a fit that ends early leaves the old one
         fitted.classes_ = names
@@ -288,13 +293,13 @@ class BaseClassifier(ABC):
 
     def _image_logits(self, evidence: Sequence[Evidence]) -> np.ndarray:
         """(N, K): the mean of the regions' logits, weighted as `merge_regions` does."""
-        logits = self._logits(evidence, self._embed(evidence))
-        owners = np.repeat(np.arange(len(evidence)), [len(one.sub_images) for one in evidence])
-        areas = np.sqrt([crop.area_px for one in evidence for crop in one.sub_images]) / self.config.merge_temperature
-        weights = np.exp(areas - areas.max(initial=0.0))
+        logits, owners = self._logits(evidence, self._embed(evidence)), owners_of(evidence)
+        crops = [crop for one in evidence for crop in one.sub_images]
+        areas, scores = [crop.area_px for crop in crops], [crop.score for crop in crops]
+        shares = region_shares(owners, areas, scores, self.config.merge, self.config.merge_temperature)
         sums = np.zeros((len(evidence), logits.shape[1]))
-        np.add.at(sums, owners, weights[:, None] * logits)
-        return (sums / np.bincount(owners, weights, len(evidence))[:, None]).astype(np.float32)
+        np.add.at(sums, owners, shares[:, None] * logits)
+        return sums.astype(np.float32)
 
     def _temperature(self, support: Sequence[Evidence], labels: np.ndarray, progress: Progress) -> float:
         """What calibrates the probabilities; here 1, as the head's own loss has set the scale."""
@@ -307,7 +312,9 @@ class BaseClassifier(ABC):
         self.example_images_ = tuple(support[row].id for row, _ in crops)
         self.example_labels_ = owners.astype(np.int64)
         self.example_pictures_ = np.stack([_picture(crop) for _, crop in crops])
-        self.familiarity_ = Familiarity.of(self._embed(support), owners, len(self.classes_), self.config.known, _FEW)
+        self.familiarity_ = Familiarity.of(
+            self._embed(support), owners, len(self.classes_), self.config.known, _FEW, owners_of(support)
+        )
 
 
 def per_region(evidence: Sequence[Evidence], values: np.ndarray) -> np.ndarray:

@@ -48,6 +48,7 @@ class DirectClassifier(BaseClassifier):
     title = "Direct"
     config_class = DirectConfig
     config: DirectConfig
+    pretrains = False
 
     @property
     def reads_patches(self) -> bool:

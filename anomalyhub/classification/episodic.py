@@ -149,7 +149,7 @@ class EpisodicClassifier(BaseClassifier):
                 settings=lambda: {
                     "task": "fit",
                     "images": _digest(support, labels, config.residual),
-                    "start": self.pretraining_,
+                    "start": _weights_digest(self.pretrained_),
                 },
                 progress=progress,
                 text=lambda number, total, _: f"fine-tuning pass {number + 1} of {total}",
@@ -267,6 +267,13 @@ def _digest(evidence: Sequence[Evidence], labels: np.ndarray, residual: bool) ->
     digest = hashlib.blake2b(labels.tobytes(), digest_size=16)
     for one in evidence:
         digest.update(np.ascontiguousarray(one.patches(residual)).data)
+    return digest.hexdigest()
+
+
+def _weights_digest(network: torch.nn.Module | None) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in () if network is None else network.state_dict().items():
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

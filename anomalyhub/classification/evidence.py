@@ -61,6 +61,11 @@ def patch_batch(evidence: Sequence[Evidence], residual: bool) -> np.ndarray:
     return np.stack(patches).astype(np.float32)
 
 
+def owners_of(evidence: Sequence[Evidence]) -> np.ndarray:
+    """(R,) int64: the image of each region, image by image."""
+    return np.repeat(np.arange(len(evidence)), [len(one.sub_images) for one in evidence])
+
+
 def region_coverage(evidence: Evidence, grid: tuple[int, int]) -> np.ndarray:
     """(R, h, w) float32 in [0, 1]: the share of each patch of the grid that each region covers."""
     height, width = evidence.regions.size

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from anomalyhub.classification.base import BaseClassifier, ClassifierConfig, classifiers
-from anomalyhub.classification.evidence import Evidence, region_coverage
+from anomalyhub.classification.evidence import Evidence, owners_of, region_coverage
 from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.nn.confidence import calibration_temperature
 from anomalyhub.nn.descriptor import Descriptor, tensors
 from anomalyhub.nn.mgvit import MaskGuidedViT, MaskTokens
 from anomalyhub.nn.views import plain_view
 from anomalyhub.protocols import Progress
+from anomalyhub.regions.merge import Merge, region_shares
 
 _BATCH = 16  # crops that the transformer sees at once
 #: The temperature where no class has two examples, so that none can be left out: the best one on MTD and on leather.
@@ -109,15 +110,15 @@ class PrototypeClassifier(BaseClassifier):
     def _pretrain(
         self, synthetic: Sequence[Evidence], labels: np.ndarray, progress: Progress, checkpoints: Path | None
     ) -> dict[str, Any]:
-        parts, owners = self._parts(synthetic, progress), _owners(synthetic)
+        parts, owners = self._parts(synthetic, progress), owners_of(synthetic)
         self.maps_ = {name: within_class_map(rows, labels[owners], self.config.ridge) for name, rows in parts.items()}
         return {"regions": len(owners)}
 
     def _fit(
         self, support: Sequence[Evidence], labels: np.ndarray, progress: Progress, checkpoints: Path | None
     ) -> None:
-        parts, owners = self._parts(support, progress), _owners(support)
-        self.weights_ = region_weights(support, self.config.merge_temperature)
+        parts, owners = self._parts(support, progress), owners_of(support)
+        self.weights_ = region_weights(support, self.config.merge_temperature, self.config.merge)
         self.centres_ = _centres(parts, labels[owners], self.weights_)
 
     def _embed(self, evidence: Sequence[Evidence]) -> np.ndarray:
@@ -134,8 +135,8 @@ class PrototypeClassifier(BaseClassifier):
     def _left_out(
         self, support: Sequence[Evidence], labels: np.ndarray, rows: np.ndarray, progress: Progress
     ) -> np.ndarray:
-        parts, owners = self._parts(support, progress), _owners(support)
-        weights, own = region_weights(support, self.config.merge_temperature), labels[owners]
+        parts, owners = self._parts(support, progress), owners_of(support)
+        weights, own = region_weights(support, self.config.merge_temperature, self.config.merge), labels[owners]
         found = np.zeros((len(rows), labels.max() + 1), np.float32)
         for number, row in enumerate(rows):
             kept = owners != row
@@ -257,19 +258,11 @@ def kernel_scores(
     return np.log(exponents @ (shares / shares.sum(axis=0)) + 1e-300).astype(np.float32)
 
 
-def region_weights(evidence: Sequence[Evidence], temperature: float) -> np.ndarray:
-    """(R,) float64: the share of each region in its image, as `merge_regions` has it by area; 1 per image."""
-    owners, areas = _owners(evidence), [crop.area_px for one in evidence for crop in one.sub_images]
-    exponents = np.sqrt(areas) / temperature
-    largest = np.full(len(evidence), -np.inf)
-    np.maximum.at(largest, owners, exponents)
-    raw = np.exp(exponents - largest[owners])
-    return raw / np.bincount(owners, raw)[owners]
-
-
-def _owners(evidence: Sequence[Evidence]) -> np.ndarray:
-    """(R,) int64: the image of each region."""
-    return np.repeat(np.arange(len(evidence)), [len(one.sub_images) for one in evidence])
+def region_weights(evidence: Sequence[Evidence], temperature: float, merge: Merge = "area") -> np.ndarray:
+    """(R,) float64: the share of each region in its image, as `merge_regions` has it; 1 per image."""
+    crops = [crop for one in evidence for crop in one.sub_images]
+    owners = owners_of(evidence)
+    return region_shares(owners, [one.area_px for one in crops], [one.score for one in crops], merge, temperature)
 
 
 def _centres(parts: Mapping[str, np.ndarray], labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -126,7 +126,9 @@ def fit(
     binarizer: Binarizer = "mebin",
     detector_backbone: DetectorBackbone = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Measure by leave-one-out.")] = True,
-    checkpoints: Checkpoints = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Keeps training; the same command goes on from there after a stop.")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:

@@ -70,15 +70,25 @@ class Familiarity:
     limits: np.ndarray
 
     @classmethod
-    def of(cls, bank: np.ndarray, labels: np.ndarray, n_classes: int, quantile: float, few: int = 1) -> Familiarity:
+    def of(
+        cls,
+        bank: np.ndarray,
+        labels: np.ndarray,
+        n_classes: int,
+        quantile: float,
+        few: int = 1,
+        images: np.ndarray | None = None,
+    ) -> Familiarity:
         """Limits from the bank's own distances, each row left out of its own search.
 
-        few  a class of at most so many members takes the limit of all
+        few     a class of at most so many members takes the limit of all
+        images  (N,) the image of each row: the others of its image are left out too. Distances are then all computed,
+                which suits a few hundred rows
         """
         bank, labels = np.ascontiguousarray(bank, np.float32), np.asarray(labels, np.int64)
-        if len(bank) < 2:
+        if len(bank) < 2 or (images is not None and len(set(images.tolist())) < 2):
             return cls(bank, labels, np.full(n_classes, np.inf, np.float32))
-        distances = NearestNeighbours("flat").fit(bank).query(bank, 2)[0][:, 1]
+        distances = _to_others(bank, images)
         limits = np.full(n_classes, np.quantile(distances, quantile, method="higher"), np.float32)
         for label in range(n_classes):
             if (labels == label).sum() > few:
@@ -93,3 +103,13 @@ class Familiarity:
         limits = self.limits[self.labels[rows[:, 0]]]
         floor = max(1e-3 * float(np.linalg.norm(self.bank, axis=1).max()), 1e-12)  # below it distances are rounding
         return (distances[:, 0] / np.maximum(limits, floor)).astype(np.float32)
+
+
+def _to_others(bank: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+    """(N,) distance of each row to its nearest other one, of another image where these are given."""
+    if images is None:
+        return NearestNeighbours("flat").fit(bank).query(bank, 2)[0][:, 1]
+    squares = (bank**2).sum(1)
+    table = squares[:, None] + squares - 2 * bank @ bank.T
+    table[images[:, None] == images] = np.inf
+    return np.sqrt(np.maximum(table.min(axis=1), 0.0))

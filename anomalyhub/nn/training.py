@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from anomalyhub.errors import InvalidArgumentError, InvalidModelError
-from anomalyhub.fsio import atomic_file
+from anomalyhub.errors import InvalidArgumentError, InvalidModelError, OutputError
+from anomalyhub.fsio import atomic_file, make_folder
 from anomalyhub.protocols import Progress, part
 
 Batch = TypeVar("Batch")
@@ -63,6 +63,8 @@ def train_epochs(
     Raises InvalidArgumentError when the loss is not finite, InvalidModelError for a foreign or damaged checkpoint.
     """
     file = checkpoints / CHECKPOINT if checkpoints is not None else None
+    if file is not None:
+        make_folder(file.parent)
     identity = _identity({**(settings or {}), "epochs": epochs, "processes": accelerator.num_processes})
     module.to(accelerator.device)
     history = _resume(file, module, optimizer, identity) if file is not None and file.exists() else []
@@ -125,14 +127,20 @@ def _identity(settings: Mapping[str, Any]) -> str:
 
 def _save(file: Path, module: torch.nn.Module, optimizer, identity: str, history: list[dict[str, float]]) -> None:
     """Weights and the optimizer's state as safetensors, the rest as JSON in its header."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": value for name, value in module.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items() if torch.is_tensor(value)}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    if not file.parent.is_dir():  # which would be made again, with nothing else in it
+        raise OutputError(f"{file.parent} was deleted while it was in use: start again")
     with atomic_file(file) as staged:
-        save_file(tensors, staged, {"run": json.dumps({"identity": identity, "history": history})})
+        try:
+            save_file(tensors, staged, {"run": json.dumps({"identity": identity, "history": history})})
+        except SafetensorError as error:  # which hides the system's
+            raise OutputError(f"cannot write {file} ({error}): free some space") from error
 
 
 def _resume(file: Path, module: torch.nn.Module, optimizer, identity: str) -> list[dict[str, float]]:

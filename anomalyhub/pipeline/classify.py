@@ -123,6 +123,8 @@ def classify(
     from anomalyhub.regions import binarizers
 
     binarizer = binarizers[config.binarizer](**config.binarizer_settings)
+    references, unreadable = references_of(normals)
+    notices += unreadable
     evidence = evidence_of(
         inspector,
         [one.sample() for one in examples],
@@ -139,7 +141,7 @@ def classify(
     ]
     classifier.fit(evidence, part(progress, 0.2, 0.8 if config.check else 1.0), checkpoints)
     check = leave_one_out(classifier, evidence, part(progress, 0.8, 1.0)) if config.check else {}
-    made = inspector.with_classifier(classifier, binarizer, references_of(normals))
+    made = inspector.with_classifier(classifier, binarizer, references)
     return Classified(made, tuple(map(_record, evidence)), check, tuple(notices))
 
 

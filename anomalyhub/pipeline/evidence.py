@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -175,11 +176,22 @@ def _cached(
         return list(fresh)
     images = [f"{digest(image):016x}" for image in [sample.image for sample in samples] + (clean or [])]
     asked = {"detector": identity(inspector.detector), "images": images}
+    cache = _of_this_process(cache)
     if (stored := _Stored.open(cache, asked)) is not None:
         return stored
+    if cache.exists() and not (cache / _INDEX).is_file():
+        raise OutputError(f"{cache} is no cache of features and is not replaced: choose another --checkpoints folder")
     with atomic_folder(cache, overwrite=True) as staged:
         _write(staged, fresh, len(samples), asked)
-    return _Stored.open(cache, asked) or list(fresh)
+    if (stored := _Stored.open(cache, asked)) is None:
+        raise OutputError(f"{cache} was changed while it was written: run it again")
+    return stored
+
+
+def _of_this_process(cache: Path) -> Path:
+    """Each of several processes keeps a cache of its own."""
+    rank = int(os.environ.get("RANK", "0"))
+    return cache.with_name(f"{cache.name}-{rank}") if rank else cache
 
 
 def _told(found: Iterator[Examined], total: int, progress: Progress) -> Iterator[Examined]:
@@ -195,7 +207,7 @@ def _write(folder: Path, found: Iterator[Examined], count: int, asked: Mapping[s
             for row, (result, *patches) in enumerate(found):
                 if arrays is None and patches[0] is not None:
                     shape = (count, *patches[0].shape)
-                    arrays = [np.lib.format.open_memmap(folder / name, "w+", np.float16, shape) for name in _PATCHES]
+                    arrays = [_allocated(folder / name, shape) for name in _PATCHES]
                 for array, level in zip(arrays or (), patches, strict=False):
                     array[row] = level
                 shapes.append(result.scores.shape)
@@ -206,6 +218,15 @@ def _write(folder: Path, found: Iterator[Examined], count: int, asked: Mapping[s
     except OSError as error:
         raise OutputError(f"no room for features in {folder.parent}: {error.strerror}; free some space") from error
     write_json(folder / _INDEX, {**asked, "shapes": shapes, "scores": scores, "patches": arrays is not None})
+
+
+def _allocated(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped float16 array whose room on the disk is taken: without it, a full disk kills the process."""
+    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
 
 
 class _Stored(Sequence):

@@ -17,13 +17,12 @@ from anomalyhub.pipeline.naming import Explanation, Naming
 from anomalyhub.protocols import Detector, Progress
 from anomalyhub.regions import Binarizer, threshold_regions
 from anomalyhub.state import SCHEMA, read_json, write_json
-from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
+from anomalyhub.types import ANOMALOUS, GOOD, AnomalyMap, Inspection, Sample
 
 if TYPE_CHECKING:
     from anomalyhub.classification import BaseClassifier
     from anomalyhub.discovery.base import BaseDiscoverer
 
-ANOMALOUS = "anomalous"
 _FILE = "inspector.json"
 _CHUNK = 8
 

@@ -14,13 +14,12 @@ from PIL import Image
 
 from anomalyhub.classification import BaseClassifier, Evidence, load_classifier
 from anomalyhub.classification.evidence import region_coverage
-from anomalyhub.errors import InvalidModelError
+from anomalyhub.errors import InvalidImageError, InvalidModelError
 from anomalyhub.pipeline.evidence import examined, to_evidence
 from anomalyhub.regions import Binarizer
 from anomalyhub.regions.merge import MergedRegions
-from anomalyhub.report.findings import UNKNOWN
 from anomalyhub.state import read_json, write_json
-from anomalyhub.types import AnomalyMap, Box, Inspection, Region, Sample
+from anomalyhub.types import GOOD, UNKNOWN, AnomalyMap, Box, Inspection, Region, Sample
 
 if TYPE_CHECKING:
     from anomalyhub.discovery.base import BaseDiscoverer
@@ -136,11 +135,14 @@ class Naming:
         for image, (row, one) in enumerate(zip(rows, evidence, strict=True)):
             regions, labels, label = named_regions(one, judged[row].map, merged, first, image)
             probs = tuple(zip(merged.image_probs.classes, merged.image_probs.probs[image].tolist(), strict=True))
-            judged[row] = replace(judged[row], regions=regions, labels=labels, label=label, probs=probs)
-            first += len(regions)
+            named = replace(judged[row], regions=regions, labels=labels, label=label, probs=probs)
+            judged[row], first = named, first + len(regions)
         if explain:
             for row, why in zip(rows, self.explain(inspector, evidence, embeddings), strict=True):
                 explanations[row] = why
+        if GOOD in self.kinds:
+            for row in rows:
+                judged[row], explanations[row] = _without_good(judged[row], explanations[row])
         return judged, explanations
 
     def explain(
@@ -197,6 +199,8 @@ class _Normals:
         """The normal patch nearest to the region's most abnormal one, with as much around it as the region's crop."""
         grid = one.features.shape[1:]
         weights = region_coverage(one, grid)[region] * np.linalg.norm(one.residuals.astype(np.float32), axis=0)
+        if not weights.any():  # all of it lies where the network does not look
+            return {}
         row, column = np.unravel_index(int(weights.argmax()), grid)
         rows, squares = self.rows
         patch = one.features[:, row, column].astype(np.float32)
@@ -212,19 +216,23 @@ class _Normals:
         return {"normal": _picture(sample.image[top : top + side, left : left + side]), "normal_id": sample.id}
 
 
-def references_of(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """At most 16 normal images, spread evenly and reduced, to be kept for explanations."""
+def references_of(samples: Sequence[Sample]) -> tuple[tuple[Sample, ...], list[str]]:
+    """At most 16 normal images, spread evenly and reduced, to be kept for explanations; and why some were left out."""
     rows = np.unique(np.linspace(0, len(samples) - 1, min(N_REFERENCES, len(samples))).round().astype(int))
-    kept = []
+    kept, notices = [], []
     for row in rows.tolist():
-        sample = samples[row]
+        try:
+            sample = samples[row]
+        except InvalidImageError as error:
+            notices.append(f"a normal image is left out of the explanations: {error}")
+            continue
         scale = _LONGEST / max(sample.image.shape[:2])
         image = sample.image
         if scale < 1:
             size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         kept.append(Sample(sample.id, image))
-    return tuple(kept)
+    return tuple(kept), notices
 
 
 def _references(folder: Path) -> tuple[Sample, ...]:
@@ -242,6 +250,15 @@ def _references(folder: Path) -> tuple[Sample, ...]:
 
 def _picture(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, (_PICTURE, _PICTURE), interpolation=cv2.INTER_AREA)
+
+
+def _without_good(one: Inspection, why: tuple[Explanation, ...]) -> tuple[Inspection, tuple[Explanation, ...]]:
+    """What a person has called normal, on the Discover board, is no defect; an image of such regions alone is good."""
+    kept = [row for row, (name, _) in enumerate(one.labels) if name != GOOD]
+    regions, labels = (tuple(values[row] for row in kept) for values in (one.regions, one.labels))
+    label = one.label if not kept or one.label != GOOD else labels[0][0]
+    made = replace(one, regions=regions, labels=labels, label=label if kept else GOOD, is_anomalous=bool(kept))
+    return made, tuple(why[row] for row in kept) if why else ()
 
 
 def named_regions(

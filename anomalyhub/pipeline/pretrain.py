@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -61,21 +64,24 @@ def pretrain(
     synthetic = read_synthetic(Path(config.synthetic))
     inspector = Inspector.load(Path(config.model), backbone=config.detector_backbone)
     classifier = create_classifier(config.head, config.backbone, seed=seed, settings=config.settings)
+    if not classifier.pretrains:
+        raise InvalidArgumentError(f"the head {config.head} learns nothing from synthetic defects: choose another head")
     if config.against == "clean" and not hasattr(inspector.detector, "examine"):
         raise InvalidArgumentError(f"{config.model} has no residuals to take against clean images: use --against bank")
     drawn = [one for one in synthetic]
     samples = [Sample(ref.id, one.image, one.label, one.mask) for ref, one in zip(synthetic.refs, drawn, strict=True)]
-    evidence = evidence_of(
-        inspector,
-        samples,
-        binarizer=binarizers[config.binarizer](**config.binarizer_settings),
-        masks="ground-truth" if config.masks == "painted" else "detector",
-        labels=[sample.label for sample in samples],
-        clean=[one.clean for one in drawn] if config.against == "clean" else None,
-        cache=None if checkpoints is None else checkpoints / _CACHE,
-        progress=part(progress, 0.0, 0.4),
-    )
-    classifier.pretrain(evidence, part(progress, 0.4, 1.0), checkpoints)
+    with _cache_in(checkpoints) as cache:
+        evidence = evidence_of(
+            inspector,
+            samples,
+            binarizer=binarizers[config.binarizer](**config.binarizer_settings),
+            masks="ground-truth" if config.masks == "painted" else "detector",
+            labels=[sample.label for sample in samples],
+            clean=[one.clean for one in drawn] if config.against == "clean" else None,
+            cache=cache,
+            progress=part(progress, 0.0, 0.4),
+        )
+        classifier.pretrain(evidence, part(progress, 0.4, 1.0), checkpoints)
     classifier.pretraining_ |= {
         "features": signature(inspector.detector),
         "product": synthetic.product,
@@ -83,6 +89,16 @@ def pretrain(
         "masks": config.masks,
     }
     return classifier
+
+
+@contextmanager
+def _cache_in(checkpoints: Path | None) -> Iterator[Path]:
+    """Where features are kept and mapped into memory from: with the checkpoints, or for as long as it takes."""
+    if checkpoints is not None:
+        yield checkpoints / _CACHE
+        return
+    with tempfile.TemporaryDirectory(prefix="anomalyhub-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / _CACHE
 
 
 def pretrain_to(

@@ -61,15 +61,25 @@ def merge_regions(
     ids = tuple(dict.fromkeys(images))
     position = {name: index for index, name in enumerate(ids)}
     owner = np.array([position[name] for name in images], np.int64)
-    raw = _raw_weights(merge, owner, np.asarray(areas, np.float64), np.asarray(scores, np.float64), temperature)
-    totals = np.bincount(owner, raw, len(ids))
-    counts = np.bincount(owner, minlength=len(ids))
-    weights = np.where(totals[owner] > 0, raw / np.where(totals > 0, totals, 1.0)[owner], 1.0 / counts[owner])
+    weights = region_shares(owner, areas, scores, merge, temperature)
     merged = np.zeros((len(ids), regions.probs.shape[1]))
     np.add.at(merged, owner, weights[:, None] * regions.probs)
     image_unknown = np.bincount(owner, weights * np.asarray(unknown), len(ids)) > 0.5
     image_probs = ClassProbs(merged.astype(np.float32), regions.classes)
     return MergedRegions(regions, np.asarray(unknown, bool), weights, ids, image_probs, image_unknown)
+
+
+def region_shares(
+    owner: np.ndarray,
+    areas: Sequence[float],
+    scores: Sequence[float],
+    merge: Merge = "area",
+    temperature: float = 100.0,
+) -> np.ndarray:
+    """(N,) float64: the share of each region in its image, whose number from 0 is `owner` (N,); see `merge_regions`."""
+    raw = _raw_weights(merge, owner, np.asarray(areas, np.float64), np.asarray(scores, np.float64), temperature)
+    totals, counts = np.bincount(owner, raw), np.bincount(owner)
+    return np.where(totals[owner] > 0, raw / np.where(totals > 0, totals, 1.0)[owner], 1.0 / counts[owner])
 
 
 def _raw_weights(merge: Merge, owner: np.ndarray, areas: np.ndarray, scores: np.ndarray, temperature: float):

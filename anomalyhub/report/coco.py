@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from anomalyhub.fsio import atomic_file
-from anomalyhub.types import Inspection, Region
+from anomalyhub.types import ANOMALOUS, Inspection, Region
 
 #: Category of regions that no classifier has named.
-UNNAMED = "anomalous"
+UNNAMED = ANOMALOUS
 
 
 class CocoBuilder:

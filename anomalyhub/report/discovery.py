@@ -15,11 +15,11 @@ from anomalyhub.data import SampleRef
 from anomalyhub.metrics import clustering_metrics
 from anomalyhub.protocols import Progress, part
 from anomalyhub.regions import ImageRegions
-from anomalyhub.report.findings import EMBEDDINGS, UNKNOWN, Findings, FoundImage, FoundRegion
+from anomalyhub.report.findings import EMBEDDINGS, Findings, FoundImage, FoundRegion
 from anomalyhub.report.results import file_stem
 from anomalyhub.report.tables import safe_label, safe_name
 from anomalyhub.state import write_json
-from anomalyhub.types import Box, SubImage
+from anomalyhub.types import UNKNOWN, Box, SubImage
 
 COLUMNS = ("path", "region", "x0", "y0", "x1", "y1", "area", "cluster", "probability")
 

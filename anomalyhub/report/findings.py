@@ -18,8 +18,6 @@ from anomalyhub.state import SCHEMA, read_json, write_json
 from anomalyhub.types import Box
 
 FILE, EMBEDDINGS = "findings.json", "embeddings.npy"
-#: The cluster of a region unlike every sub-image of the fit.
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)

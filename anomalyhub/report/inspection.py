@@ -25,7 +25,6 @@ from PIL import Image
 
 from anomalyhub import __version__
 from anomalyhub.report.coco import CocoBuilder
-from anomalyhub.report.findings import UNKNOWN
 from anomalyhub.report.gallery import Gallery, RegionEvidence
 from anomalyhub.report.identity import ModelIdentity
 from anomalyhub.report.kinds import kind_masks, kind_overlay, region_kinds
@@ -33,7 +32,7 @@ from anomalyhub.report.positions import PositionMaps
 from anomalyhub.report.results import file_stem
 from anomalyhub.report.tables import Prediction, safe_label, safe_name, write_predictions_csv
 from anomalyhub.state import jsonable, write_json
-from anomalyhub.types import Inspection, Sample
+from anomalyhub.types import UNKNOWN, Inspection, Sample
 
 IMAGE_COLUMNS = ("path", "score", "p_value", "is_anomalous", "label", "probability", "n_regions")
 REGION_COLUMNS = ("path", "region", "x0", "y0", "x1", "y1", "area", "peak", "kind", "probability")

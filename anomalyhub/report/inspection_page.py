@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anomalyhub.report.coco import UNNAMED
-from anomalyhub.report.findings import UNKNOWN
 from anomalyhub.report.gallery import Entry, Shown, ShownRegion
 from anomalyhub.report.html import (
     Bar,
@@ -26,7 +25,7 @@ from anomalyhub.report.html import (
     text,
 )
 from anomalyhub.report.kinds import kind_color
-from anomalyhub.types import GOOD
+from anomalyhub.types import GOOD, UNKNOWN
 
 if TYPE_CHECKING:
     from anomalyhub.report.inspection import InspectionBook
@@ -82,9 +81,13 @@ def _expected_alarms(book: InspectionBook) -> str:
     if rate is None:
         return "How many of the defective ones are false alarms cannot be said from the images alone."
     return (
-        f"At that rate, about {rate * book.n_images:.2g} of {book.n_images:,} images would be called defective if all "
-        f"were normal; {good:,} passed."
+        f"At that rate, about {_count(rate * book.n_images)} of {book.n_images:,} images would be called defective if "
+        f"all were normal; {good:,} passed."
     )
+
+
+def _count(expected: float) -> str:
+    return f"{expected:.1f}" if expected < 10 else f"{expected:,.0f}"
 
 
 def _swatch(kind: str, book: InspectionBook) -> str:

@@ -10,10 +10,9 @@ import numpy as np
 
 from anomalyhub.report.clusters import _fitted, _font
 from anomalyhub.report.coco import UNNAMED
-from anomalyhub.report.findings import UNKNOWN
 from anomalyhub.report.overlay import fit_within, outline
 from anomalyhub.report.plots import PALETTE
-from anomalyhub.types import Box, Inspection, Region
+from anomalyhub.types import UNKNOWN, Box, Inspection, Region
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from anomalyhub.errors import InvalidArgumentError
-from anomalyhub.report.findings import UNKNOWN
+from anomalyhub.types import UNKNOWN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,9 @@ import numpy as np
 
 from anomalyhub.errors import InvalidArgumentError, InvalidModelError
 from anomalyhub.fsio import atomic_file
-from anomalyhub.report.findings import UNKNOWN, Findings, read_embeddings
+from anomalyhub.report.findings import Findings, read_embeddings
 from anomalyhub.review.steps import MAX_NAME, STEPS, Mark, State, check_column, check_crops, check_free, clean_name, key
-from anomalyhub.types import GOOD
+from anomalyhub.types import GOOD, UNKNOWN
 
 MODEL = "model"  # the discoverer's folder in a result
 _SCHEMA = 1

@@ -19,11 +19,11 @@ from anomalyhub import __version__
 from anomalyhub.data.images import read_mask
 from anomalyhub.errors import InvalidArgumentError, InvalidImageError, InvalidModelError
 from anomalyhub.fsio import atomic_folder
-from anomalyhub.report.findings import UNKNOWN, FoundImage, FoundRegion
+from anomalyhub.report.findings import FoundImage, FoundRegion
 from anomalyhub.review.board import MODEL, Board
 from anomalyhub.review.steps import clean_name, folder_name
 from anomalyhub.state import read_config
-from anomalyhub.types import GOOD, Box
+from anomalyhub.types import GOOD, UNKNOWN, Box
 
 METADATA, README = "metadata.jsonl", "README.md"
 _BINARIZER = "binarizer.json"

@@ -13,8 +13,7 @@ from typing import Literal, get_args
 
 from anomalyhub.data.folders import is_junk
 from anomalyhub.errors import InvalidArgumentError, UnknownNameError
-from anomalyhub.report.findings import UNKNOWN
-from anomalyhub.types import GOOD
+from anomalyhub.types import GOOD, UNKNOWN
 
 #: "normal": no defect after all. "unsure": kept out of what is saved.
 Mark = Literal["normal", "unsure"]

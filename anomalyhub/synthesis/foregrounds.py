@@ -231,7 +231,8 @@ def _quality(image: np.ndarray, mask: np.ndarray) -> _Quality:
     hull_area = cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), hull, 1).sum()
     _, inside, outside = _histograms(image, mask)
     overlap = float(np.minimum(inside, outside).sum())
-    return _Quality(share, float(mask[band].mean()), float(filled.sum() / hull_area), 1 - overlap)
+    inner = float(mask[band].mean()) if band.any() else 1.0  # an image too small for a band tells nothing
+    return _Quality(share, inner, float(filled.sum() / hull_area), 1 - overlap)
 
 
 def _border(shape: tuple[int, int], width: int) -> np.ndarray:

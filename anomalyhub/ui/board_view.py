@@ -17,10 +17,9 @@ import numpy as np
 from anomalyhub.data import SampleRef, read_image, read_mask
 from anomalyhub.errors import InvalidImageError
 from anomalyhub.report.clusters import cluster_sheet
-from anomalyhub.report.findings import UNKNOWN
 from anomalyhub.report.overlay import fit_within, outline
 from anomalyhub.review import Board, Column, class_counts
-from anomalyhub.types import GOOD
+from anomalyhub.types import GOOD, UNKNOWN
 from anomalyhub.ui.views import picture_url
 
 PAGE = 60  #: crops of a column before "Show more"

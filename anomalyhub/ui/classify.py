@@ -242,6 +242,7 @@ def _settings_config(visit: Visit, settings: Settings, work: Work, trusted: bool
         if not _fits(folder, visit.detector):
             raise InvalidArgumentError("that pretraining is for other detectors than this: choose no pretraining")
         config["pretrained"] = str(folder)
+        config.pop("backbone", None)  # it keeps its own
     return config
 
 

@@ -17,11 +17,10 @@ from PIL import Image
 
 from anomalyhub.data import Limits, SampleRef, read_mask
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidImageError, InvalidUploadError
-from anomalyhub.report.findings import UNKNOWN
 from anomalyhub.review import Board
 from anomalyhub.review.export import mask_of_regions
 from anomalyhub.review.steps import clean_name, key
-from anomalyhub.types import GOOD
+from anomalyhub.types import GOOD, UNKNOWN
 from anomalyhub.ui.work import Work
 
 #: Examples of all kinds together; a few per kind are enough.

@@ -10,10 +10,9 @@ from html import escape
 import cv2
 import numpy as np
 
-from anomalyhub.report.findings import UNKNOWN
 from anomalyhub.report.kinds import kind_color
 from anomalyhub.report.overlay import fit_within, outline
-from anomalyhub.types import GOOD
+from anomalyhub.types import GOOD, UNKNOWN
 from anomalyhub.ui.detect import p_text
 from anomalyhub.ui.inspect import Visit
 from anomalyhub.ui.seen import LARGE, Found, Seen, counts, kind_text, rgb, rightly_named, shown

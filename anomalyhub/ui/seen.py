@@ -13,10 +13,10 @@ import numpy as np
 
 from anomalyhub.data import SampleRef
 from anomalyhub.report.coco import UNNAMED
-from anomalyhub.report.findings import UNKNOWN
+from anomalyhub.report.inspection import label_probability
 from anomalyhub.report.kinds import kind_color, kind_masks, region_kinds
 from anomalyhub.report.overlay import fit_within, outline
-from anomalyhub.types import GOOD, Box, Inspection, Sample
+from anomalyhub.types import GOOD, UNKNOWN, Box, Inspection, Sample
 from anomalyhub.ui.detect import p_text
 
 if TYPE_CHECKING:
@@ -78,7 +78,6 @@ def kept(sample: Sample, result: Inspection, why: Sequence[Explanation], kinds: 
         Found(kind, probability, region.box, region.area_px, region.peak, None if one is None else _packed(one))
         for region, (kind, probability), one in zip(result.regions, region_kinds(result), reasons, strict=True)
     )
-    named = [one for one in regions if one.kind == result.label]
     return Seen(
         SampleRef(sample.id, sample.path, sample.label),
         sample.image.shape[:2],
@@ -86,7 +85,7 @@ def kept(sample: Sample, result: Inspection, why: Sequence[Explanation], kinds: 
         result.p_value,
         result.is_anomalous,
         result.label,
-        max(named, key=lambda one: one.area).probability if named else None,
+        label_probability(result),
         _jpeg(_outlined(sample.image, result, kinds)),
         regions,
         cv2.imencode(".png", numbers)[1].tobytes(),
