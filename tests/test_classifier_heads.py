@@ -43,7 +43,7 @@ SETTINGS = {
     "prototype": {},
     "prototype without residuals": {"residual": False},
 }
-CANNOT_PRETRAIN = {"direct"}
+CANNOT_PRETRAIN = {name for name in classifiers.names() if not classifiers[name].pretrains}
 
 
 def backbone_of(head):

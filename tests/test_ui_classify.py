@@ -363,6 +363,8 @@ def test_pretrained(session, work, tmp_path, shelf, submitted):
     classify.start(session, visit, Settings(head="relation", pretrained=relation), work, trusted=True)
     assert submitted[0]["config"]["pretrained"] == str(work.result_of(relation, "pretrain"))
     assert "backbone" not in submitted[0]["config"]  # it looks at patches alone
+    classify.start(session, visit, Settings(pretrained=fits), work, trusted=True)
+    assert "backbone" not in submitted[1]["config"]  # it keeps the one that it was pretrained with
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from anomalyhub.protocols import Progress, part
 from anomalyhub.regions.merge import Merge, MergedRegions, merge_regions, region_shares
 from anomalyhub.registry import Registry
 from anomalyhub.state import read_state, write_state
-from anomalyhub.types import ANOMALOUS, UNKNOWN, ClassProbs, SubImage
+from anomalyhub.types import ANOMALOUS, UNKNOWN, ClassProbs
 
 classifiers: Registry = Registry("classifier head")
 
@@ -311,7 +311,7 @@ class BaseClassifier(ABC):
         owners = labels[[row for row, _ in crops]]
         self.example_images_ = tuple(support[row].id for row, _ in crops)
         self.example_labels_ = owners.astype(np.int64)
-        self.example_pictures_ = np.stack([_picture(crop) for _, crop in crops])
+        self.example_pictures_ = np.stack([thumbnail(crop.image) for _, crop in crops])
         self.familiarity_ = Familiarity.of(
             self._embed(support), owners, len(self.classes_), self.config.known, _FEW, owners_of(support)
         )
@@ -348,8 +348,9 @@ def _refuse_twins(support: Sequence[Evidence]) -> None:
             raise InvalidDatasetError(f"{other.id} and {one.id} are the same image and examples {where}: remove one")
 
 
-def _picture(crop: SubImage) -> np.ndarray:
-    return cv2.resize(crop.image, (_PICTURE, _PICTURE), interpolation=cv2.INTER_AREA)
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """A square (S, S, 3) uint8 picture at the size of those that are kept of examples."""
+    return cv2.resize(image, (_PICTURE, _PICTURE), interpolation=cv2.INTER_AREA)
 
 
 def _damaged(folder: Path, error: Exception) -> InvalidModelError:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from anomalyhub.classification import BaseClassifier, Evidence, load_classifier
+from anomalyhub.classification.base import thumbnail
 from anomalyhub.classification.evidence import region_coverage
 from anomalyhub.errors import InvalidImageError, InvalidModelError
 from anomalyhub.pipeline.evidence import examined, to_evidence
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 BINARIZER, CLASSIFIER, DISCOVERER, REFERENCES = "binarizer.json", "classifier", "discoverer", "references"
 #: Normal pictures that are kept to show what a region should look like, and their longer side in pixels.
 N_REFERENCES, _LONGEST = 16, 512
-#: Side of the pictures of an explanation, in pixels.
-_PICTURE = 96
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +157,7 @@ class Naming:
         for one in evidence:
             explained = []
             for index, crop in enumerate(one.sub_images):
-                parts: dict[str, Any] = {"crop": _picture(crop.image)}
+                parts: dict[str, Any] = {"crop": thumbnail(crop.image)}
                 if normals is not None and one.features is not None:
                     parts |= normals.nearest(one, index)
                 if rows:
@@ -213,7 +212,7 @@ class _Normals:
         side = min(max(8, round((box[2] - box[0]) * scale)), height, width)
         top = min(max(0, round(centre_y - side / 2)), height - side)
         left = min(max(0, round(centre_x - side / 2)), width - side)
-        return {"normal": _picture(sample.image[top : top + side, left : left + side]), "normal_id": sample.id}
+        return {"normal": thumbnail(sample.image[top : top + side, left : left + side]), "normal_id": sample.id}
 
 
 def references_of(samples: Sequence[Sample]) -> tuple[tuple[Sample, ...], list[str]]:
@@ -246,10 +245,6 @@ def _references(folder: Path) -> tuple[Sample, ...]:
         raise InvalidModelError(f"{index} is damaged: copy the model folder again")
     names = [(str(name), str(identity)) for name, identity in images.items() if Path(name).name == name]
     return tuple(Sample(identity, read_image(folder / REFERENCES / name)) for name, identity in names)
-
-
-def _picture(image: np.ndarray) -> np.ndarray:
-    return cv2.resize(image, (_PICTURE, _PICTURE), interpolation=cv2.INTER_AREA)
 
 
 def _without_good(one: Inspection, why: tuple[Explanation, ...]) -> tuple[Inspection, tuple[Explanation, ...]]:
