@@ -8,6 +8,10 @@ from typing import Any
 from common import RESULTS
 
 
+#: Of a full row of the classification table.
+_SEEDS = 5
+
+
 def result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["result"]
 
@@ -87,6 +91,7 @@ def speed_rows() -> list[str]:
             f"{mebin['ratio']:.0f} times faster, {mebin['ratio_full']:.0f} times the whole published loop; identical",
             "bench_mebin.py",
         ),
+        **_synthesis_and_inspection(),
         "app: page shown, sample fitted, sample checked": (
             f"{app['page_seconds']:.0f} s, {app['fitted_seconds']:.0f} s, "
             f"{app['checked_seconds']:.0f} s after the start",
@@ -96,6 +101,22 @@ def speed_rows() -> list[str]:
     return ["| what | measured | command |", "|---|---|---|"] + [
         f"| {what} | {value} | `python eval/{script}` |" for what, (value, script) in rows.items()
     ]
+
+
+def _synthesis_and_inspection() -> dict[str, tuple[str, str]]:
+    drawing = {}
+    for product in result("synthesis")["products"].values():
+        for kind, row in product["drawing"].items():
+            drawing[kind] = min(drawing.get(kind, 1e9), row["images_per_second"])
+    ways = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in drawing.items())
+    chains = ", ".join(
+        f"{name} {row['ratio']:.2f} ({row['defective']} of {row['images']} images named)"
+        for name, row in result("inspect").items()
+    )
+    return {
+        "synthetic defects of 256 x 256, images per second and core": (f"at least: {ways}", "bench_synthesis.py"),
+        "inspect, warm, times the detector alone": (chains, "bench_inspect.py"),
+    }
 
 
 def alarm_rows() -> list[str]:
@@ -188,7 +209,8 @@ def classification_rows() -> list[str]:
 def _accuracy(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return ""
-    return f"{figure['mean']:.1f}" + (f" ± {figure['std']:.1f}" if figure["std"] is not None else "")
+    partly = f" ({len(figure['values'])} seeds)" if len(figure["values"]) < _SEEDS else ""
+    return f"{figure['mean']:.1f}" + (f" ± {figure['std']:.1f}" if figure["std"] is not None else "") + partly
 
 
 def backbone_rows() -> list[str]:

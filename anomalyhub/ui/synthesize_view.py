@@ -61,7 +61,7 @@ def empty() -> str:
     """The right side before a product is chosen."""
     text = (
         "Choose normal photos on the left. The program paints made-up defects on them, hundreds in a minute, and a "
-        "classifier practises on those, so that a few real examples are enough later."
+        "classifier practises on those before it sees a real one."
     )
     return board_view.empty("Practice defects, painted for you", text, _PICTOGRAM)
 
