@@ -7,7 +7,6 @@ from typing import Any
 
 from common import RESULTS
 
-
 #: Of a full row of the classification table.
 _SEEDS = 5
 
@@ -209,7 +208,8 @@ def classification_rows() -> list[str]:
 def _accuracy(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return ""
-    partly = f" ({len(figure['values'])} seeds)" if len(figure["values"]) < _SEEDS else ""
+    count = len(figure["values"])
+    partly = f" ({count} seed{'s' * (count > 1)})" if count < _SEEDS else ""
     return f"{figure['mean']:.1f}" + (f" ± {figure['std']:.1f}" if figure["std"] is not None else "") + partly
 
 

@@ -259,9 +259,9 @@ def test_the_report_and_its_rows(scripts, bench, monkeypatch):
     monkeypatch.setattr(scripts.summary, "result", lambda name: found)
     rows = scripts.summary.classification_rows()
     assert rows[0] == "| data | head | residuals | pretraining | 1 shot | 5 shots |"
-    assert "| mtd | prototype | yes | yes |  | 65.0 ± 7.1 |" in rows
-    assert "| mtd | prototype, true masks (oracle) | yes | yes | 80.0 |  |" in rows
-    assert rows.index("| mtd | contrastive | yes | yes |  | 35.0 |") > 2
+    assert "| mtd | prototype | yes | yes |  | 65.0 ± 7.1 (2 seeds) |" in rows
+    assert "| mtd | prototype, true masks (oracle) | yes | yes | 80.0 (1 seed) |  |" in rows
+    assert rows.index("| mtd | contrastive | yes | yes |  | 35.0 (1 seed) |") > 2
 
 
 @pytest.fixture(scope="module")
