@@ -91,11 +91,11 @@ def _exchange(staged: Path, folder: Path, former: Path) -> None:
             at = folder / path.name
             for source, target in ((at, former / path.name), (path, at)):
                 if os.path.lexists(source):
-                    os.rename(source, target)
+                    os.replace(source, target)
                     moved.append((source, target))
     except BaseException:
         for source, target in reversed(moved):
-            os.rename(target, source)
+            os.replace(target, source)
         raise
 
 

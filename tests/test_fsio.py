@@ -205,15 +205,15 @@ def test_an_update_that_fails_halfway_changes_nothing(tmp_path, monkeypatch):
     folder = old_output(tmp_path / "model")
     (folder / "z").mkdir()
     (folder / "z" / "kept.txt").write_text("kept")
-    rename, calls = os.rename, []
+    replace, calls = os.replace, []
 
     def third_fails(source, target):
         calls.append(source)
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
-        rename(source, target)
+        replace(source, target)
 
-    monkeypatch.setattr(os, "rename", third_fails)
+    monkeypatch.setattr(os, "replace", third_fails)
     with pytest.raises(OutputError, match="cannot change .*free some space"), updated_folder(folder) as staged:
         (staged / "old.txt").write_text("changed")
         (staged / "z").mkdir()

@@ -162,9 +162,14 @@ class InspectionBook:
 
 
 def label_probability(result: Inspection) -> float | None:
-    """The probability of the image's label; of "unknown", that of the nearest kind; None where nothing was named."""
+    """The probability of the image's label; of "unknown", that of the nearest kind; None where nothing was named.
+
+    Where only the regions have any, it is that of the largest one with the image's label.
+    """
     probs = dict(result.probs)
-    return probs.get(result.label, max(probs.values())) if probs else None
+    if probs:
+        return probs.get(result.label, max(probs.values()))
+    return next((probability for name, probability in result.labels if name == result.label), None)
 
 
 def _named(result: Inspection) -> Iterable[tuple[Any, tuple[str, float | None]]]:
