@@ -55,8 +55,8 @@ def train_epochs(
     step           (model, batch) -> (loss, terms to be recorded); it runs under the accelerator's autocast
     learning_rate  of an epoch; None leaves the optimizer's
     until          says of an epoch's entry whether training ends with it; None: after all epochs
-    checkpoints    folder that keeps the latest weights, optimizer and history, one for all processes, every `save_every`
-                   epochs; None keeps nothing
+    checkpoints    folder that keeps the latest weights, optimizer and history, one for all processes; None keeps
+                   nothing
     save_every     epochs from one checkpoint to the next; the last epoch is always kept
     settings       JSON values: whatever the result depends on. A checkpoint of other settings is refused
     text           what `progress` hears in an epoch (from 0) of so many, given the entries so far; None: epoch and loss

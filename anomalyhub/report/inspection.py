@@ -58,7 +58,7 @@ def write_inspections(
     data      what was inspected, for people
     maps      False leaves maps/*.npy out, which is most of the bytes
     skipped   why images were left out, one sentence each
-    explain   for the rows of `results` that it is given, at most 60 of the worst: the same again with an Explanation
+    explain   for the rows of `results` that it is given, at most 60 of the worst: the same again with a RegionEvidence
               per region, as `Inspector.explain` does; None leaves the evidence out
 
     predictions.csv   path, score, p_value, is_anomalous, label: as `predict` writes it
