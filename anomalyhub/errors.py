@@ -10,6 +10,8 @@
     ├── OutputError (OSError)                 an output that cannot be written or would overwrite something
     ├── BackboneError (RuntimeError)          weights that cannot be found, downloaded or that do not fit
     ├── NotFittedError (RuntimeError)         predict before fit
+    ├── StoreError (RuntimeError)             a store that cannot be reached, refuses the login, or lacks what is asked
+    ├── UnsafeRepositoryError (ValueError)    a repository that is hostile, damaged or too large to be pulled
     └── Cancelled (RuntimeError)              the user stopped a long call
 
 Each message is one sentence, or two, that names the file or value, the reason and the remedy.
@@ -65,6 +67,14 @@ class BackboneError(AnomalyHubError, RuntimeError):
 
 class NotFittedError(AnomalyHubError, RuntimeError):
     """An object is used before ``fit``."""
+
+
+class StoreError(AnomalyHubError, RuntimeError):
+    """A store cannot be reached, refuses the login, lacks the repository, or was changed meanwhile."""
+
+
+class UnsafeRepositoryError(AnomalyHubError, ValueError):
+    """What a repository holds is hostile, damaged or too large; nothing of it was kept."""
 
 
 class Cancelled(AnomalyHubError, RuntimeError):

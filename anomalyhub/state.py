@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from anomalyhub import __version__
 from anomalyhub.errors import InvalidModelError, OutputError
 
 #: Raised when a saved folder's meaning changes; older folders stay readable.
 SCHEMA = 1
 _CONFIG, _ARRAYS = "config.json", "state.safetensors"
+_VERSION = re.compile(r"\d+(\.\d+){0,3}([a-z]+\d*)?(\.dev\d+)?")
 
 
 def write_state(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -29,7 +32,7 @@ def write_state(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, np
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _ARRAYS)
     except SafetensorError as error:  # which hides the system's
         raise OutputError(f"cannot write {folder / _ARRAYS} ({error}): free some space") from error
-    write_json(folder / _CONFIG, {"schema": SCHEMA, **config})
+    write_json(folder / _CONFIG, {"schema": SCHEMA, "version": __version__, **config})
     shutil.copymode(folder / _CONFIG, folder / _ARRAYS)  # save_file lets nobody else read it
 
 
@@ -62,11 +65,18 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
         found = config.get("kind", "model of unknown kind")
         raise InvalidModelError(f"{folder} holds a {found}, not a {kind}: give the --out folder of a fit")
     if not isinstance(config.get("schema"), int) or config["schema"] > SCHEMA:
-        raise InvalidModelError(
-            f"{folder} was written by a newer AnomalyHub (schema {config.get('schema')}, this one reads up to "
-            f"{SCHEMA}): upgrade with pip install -U anomalyhub"
-        )
+        raise InvalidModelError(newer(str(folder), config))
     return config
+
+
+def newer(name: str, config: Mapping[str, Any]) -> str:
+    """What to say of a folder or file of a later schema than this version reads."""
+    version = config.get("version")
+    known = isinstance(version, str) and version != __version__ and _VERSION.fullmatch(version)
+    remedy = f'pip install "anomalyhub>={version}"' if known else "pip install -U anomalyhub"
+    schema = str(config.get("schema"))[:20]
+    by = f"AnomalyHub {version}" if known else "a newer AnomalyHub"
+    return f"{name} was written by {by} (schema {schema}, this one reads up to {SCHEMA}): upgrade with {remedy}"
 
 
 def read_name(folder: Path, kind: str, valid: Collection[str]) -> str:

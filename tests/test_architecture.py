@@ -28,14 +28,14 @@ LAYERS = (
     ("report",),
     ("detection", "discovery", "classification"),
     ("synthesis",),
-    ("hub",),
     ("nn",),
     ("regions",),
     ("data", "backbones", "metrics", "search"),
+    ("hub",),
     ("protocols",),
     ("registry",),
     ("types",),
-    ("config", "state", "fsio"),
+    ("config", "state", "fsio", "locks"),
     ("errors",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -262,7 +262,7 @@ def test_checker_finds_a_planted_fault(name, source, expected):
         ("detection.patchcore", "import torch\nfrom ..search import k_center_greedy\nfrom .base import Base"),
         ("types", "import numpy as np\nfrom anomalyhub.errors import InvalidArgumentError"),
         ("nn.heads", "import torch\nmodel.eval()\nnp.load(path, allow_pickle=False)\nsafetensors.load(path)"),
-        ("hub", "from anomalyhub import __version__, nn"),
+        ("hub", "from anomalyhub import __version__, state"),
         ("search", "import importlib\nimportlib.import_module('faiss')"),
     ],
 )

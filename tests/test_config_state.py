@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from anomalyhub import __version__
 from anomalyhub.config import configure, parse_settings
 from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, InvalidModelError, UnknownNameError
 from anomalyhub.state import SCHEMA, jsonable, read_config, read_json, read_state, write_json, write_state
@@ -150,7 +151,8 @@ def test_state_comes_back_as_it_was(tmp_path):
     write_state(folder, {"kind": "detector", "seed": 3, "layers": (2, 3), "name": "Maß"}, ARRAYS)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "state.safetensors"]
     config, arrays = read_state(folder, "detector")
-    assert config == {"schema": SCHEMA, "kind": "detector", "seed": 3, "layers": [2, 3], "name": "Maß"}
+    stored = {"kind": "detector", "seed": 3, "layers": [2, 3], "name": "Maß"}
+    assert config == {"schema": SCHEMA, "version": __version__, **stored}
     assert read_config(folder, "detector") == config
     assert arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
