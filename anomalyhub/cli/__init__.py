@@ -18,6 +18,7 @@ import anomalyhub.cli.binarize
 import anomalyhub.cli.classify
 import anomalyhub.cli.discover
 import anomalyhub.cli.inspect
+import anomalyhub.cli.share
 import anomalyhub.cli.synthesize
 import anomalyhub.cli.train  # noqa: F401  (these register their verbs)
 from anomalyhub.cli import support

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from anomalyhub.cli.pushing import pushes
 from anomalyhub.cli.support import bar, output, readable
 from anomalyhub.cli.verbs import Data, Out, Overwrite, Product, Seed, Skip, _example, app
 from anomalyhub.config import configure, parse_settings
@@ -47,6 +48,7 @@ Checkpoints = Annotated[
         "anomalyhub pretrain --synthetic synthetic --model ring --head contrastive --checkpoints run --out pretrained",
     )
 )
+@pushes("model")
 def pretrain(
     synthetic: Annotated[Path, typer.Option(help="The --out folder of synthesize.")],
     model: Annotated[Path, typer.Option(help="The --out folder of a fit: its residuals and regions are seen.")],
@@ -99,6 +101,7 @@ def pretrain(
         "anomalyhub classify fit --model ring --kinds kinds/model --out ring_kinds",
     )
 )
+@pushes("model")
 def fit(
     model: Annotated[Path, typer.Option(help="The --out folder of a fit: its residuals and regions are seen.")],
     out: Out,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anomalyhub.cli.pushing import pushes
 from anomalyhub.cli.support import bar, output
 from anomalyhub.cli.verbs import Data, Out, Overwrite, Product, Seed, Skip, _example, app
 from anomalyhub.config import configure, parse_settings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         "anomalyhub discover --data new_photos --model ring --apply kinds/model --out new_kinds",
     )
 )
+@pushes("model", "model")
 def discover(
     data: Data,
     out: Out,

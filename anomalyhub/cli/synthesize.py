@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from anomalyhub.cli.pushing import pushes
 from anomalyhub.cli.support import bar, open_dataset, output
 from anomalyhub.cli.verbs import Data, Overwrite, Product, Seed, Skip, _example, app
 from anomalyhub.config import configure, parse_settings
@@ -22,6 +23,7 @@ from anomalyhub.fsio import atomic_file
         "anomalyhub synthesize --data sample --product ring --set foreground=floodfill --preview look.png",
     )
 )
+@pushes("dataset")
 def synthesize(
     data: Data,
     out: Annotated[

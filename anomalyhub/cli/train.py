@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from anomalyhub.cli.pushing import pushes
 from anomalyhub.cli.support import bar, output, readable, warn
 from anomalyhub.cli.verbs import Out, Overwrite, Seed, Skip, _example, app
 from anomalyhub.config import parse_settings
@@ -18,6 +19,7 @@ from anomalyhub.config import parse_settings
         "anomalyhub train siamese --data mvtec --exclude tile --backbone resnet18 --checkpoints run --out siamese",
     )
 )
+@pushes("model")
 def train(
     trainer: Annotated[str, typer.Argument(help="april-gan (test images with masks) or siamese (normal images).")],
     data: Annotated[list[Path], typer.Option("--data", help="The source data set's root; may be repeated.")],

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from anomalyhub.cli.pushing import pushes
 from anomalyhub.cli.support import (
     bar,
     calibrated,
@@ -107,6 +108,7 @@ def sample(
         "anomalyhub fit siamese --data photos --shots 4 --backbone resnet18 --set weights=siamese --out model",
     )
 )
+@pushes("model")
 def fit(
     detector: Annotated[str, typer.Argument(help="A detector, such as patchcore.")],
     out: Out,
