@@ -138,10 +138,15 @@ class Discoverer(Protocol):
 
 @runtime_checkable
 class Store(Protocol):
-    """Moves folders: a plain folder or the Hugging Face Hub."""
+    """Moves folders: a plain folder or the Hugging Face Hub. `anomalyhub.hub.BaseStore` has what every store does.
 
-    def push(self, folder: Path, repo_id: str, kind: str, message: str) -> str: ...
+    `push` gives a `Pushed`, `pull` a `Pulled`, `list` `RepoInfo`s, which all know the revision.
+    """
 
-    def pull(self, repo_id: str, kind: str, revision: str | None = None) -> Path: ...
+    spec: str
 
-    def list(self, kind: str) -> list[str]: ...
+    def push(self, folder: Path, repo_id: str, kind: str = "model", message: str = "") -> Any: ...
+
+    def pull(self, repo_id: str, kind: str = "model", revision: str | None = None) -> Any: ...
+
+    def list(self, kind: str = "model") -> list[Any]: ...

@@ -12,6 +12,7 @@ import time
 import pytest
 from job_helpers import tree, until
 
+from anomalyhub import locks
 from anomalyhub.errors import Cancelled, OutputError
 from anomalyhub.jobs import files
 from anomalyhub.jobs.worker import Reporter
@@ -72,18 +73,18 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
 def test_the_lock_belongs_to_those_who_inherit_it(tmp_path):
     """It goes with the last of them, not with the one who took it: no number of a process can be mistaken."""
     assert not files.is_alive(tmp_path)
-    lock = files.open_lock(tmp_path / "log.txt")
+    lock = locks.open_lock(tmp_path / "log.txt")
     holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=lock)
     assert files.is_alive(tmp_path)
     os.close(lock)
     try:
-        assert files.is_alive(tmp_path) and files.open_lock(tmp_path / "log.txt", 0.05) is None
+        assert files.is_alive(tmp_path) and locks.open_lock(tmp_path / "log.txt", 0.05) is None
     finally:
         holder.kill()
         holder.wait()
         holder.stdin.close()
     assert not files.is_alive(tmp_path)
-    os.close(files.open_lock(tmp_path / "log.txt"))
+    os.close(locks.open_lock(tmp_path / "log.txt"))
 
 
 def test_locked_lets_one_in_at_a_time(tmp_path):
@@ -91,7 +92,7 @@ def test_locked_lets_one_in_at_a_time(tmp_path):
 
     def enter():
         for _ in range(5):
-            with files.locked(tmp_path / ".lock"):
+            with locks.locked(tmp_path / ".lock"):
                 inside.append(1)
                 time.sleep(0.001)
                 seen.append(len(inside))
@@ -107,7 +108,7 @@ def test_locked_lets_one_in_at_a_time(tmp_path):
 
 def test_a_file_that_cannot_be_locked(tmp_path):
     with pytest.raises(OutputError, match="cannot open .*: No such file or directory"):
-        files.open_lock(tmp_path / "missing" / "log.txt")
+        locks.open_lock(tmp_path / "missing" / "log.txt")
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
@@ -115,9 +116,9 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     (tmp_path / "log.txt").touch()
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
-    for look in (lambda: files.is_alive(tmp_path), lambda: files.open_lock(tmp_path / "log.txt")):
-        with pytest.raises(OutputError, match="file system without locks .*: keep the jobs on a local disk"):
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    for look in (lambda: files.is_alive(tmp_path), lambda: locks.open_lock(tmp_path / "log.txt")):
+        with pytest.raises(OutputError, match="file system without locks .*: use a folder on a local disk"):
             look()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,15 +61,15 @@ def check_target(repo_id: str, store: str) -> None:
 
 def push_made(folder: Path, repo_id: str, kind: str, store: str) -> None:
     """Push a result that is there to stay; when that fails say how to push it again, and exit with 1."""
+    from anomalyhub.hub.base import push_command
     from anomalyhub.hub.share import share
 
     try:
         with bar("push") as progress:
             pushed = share(folder, repo_id, kind, store=store, progress=progress)
     except AnomalyHubError as error:
-        again = shlex.join(["anomalyhub", "push", str(folder), repo_id, "--kind", kind, "--store", store])
         print(f"anomalyhub: the result is in {folder}, but was not pushed: {error}", file=sys.stderr)
-        print(f"anomalyhub: push it again with: {again}", file=sys.stderr)
+        print(f"anomalyhub: push it again with: {push_command(folder, repo_id, kind, store)}", file=sys.stderr)
         raise typer.Exit(1) from error
     typer.echo(said(pushed))
 

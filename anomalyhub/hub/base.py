@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -253,6 +254,11 @@ def create_store(spec: str | BaseStore = "hub", token: str | bool | None = None)
 
         return FolderStore(path)
     raise InvalidArgumentError(f"unknown store {spec!r}: write hub, or folder:PATH such as folder:/share/models")
+
+
+def push_command(folder: str | Path, repo_id: str, kind: str, store: str) -> str:
+    """What to type to push a folder (again)."""
+    return shlex.join(["anomalyhub", "push", str(folder), repo_id, "--kind", kind, "--store", store])
 
 
 def cache_root() -> Path:

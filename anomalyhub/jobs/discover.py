@@ -6,7 +6,7 @@ from anomalyhub.jobs.kinds import Context, register_job
 from anomalyhub.pipeline.discover import DiscoverConfig, discover_to
 
 
-@register_job("discover", DiscoverConfig)
+@register_job("discover", DiscoverConfig, inner="model")
 def run(context: Context) -> None:
     """Find regions, group them, and write all of it."""
     context.progress(0.0, "loading")

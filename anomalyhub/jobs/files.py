@@ -1,10 +1,11 @@
-"""The files of a job's folder, and the lock that tells whether the job is alive.
+"""The files of a job's folder, and what tells whether the job is alive.
 
     config.json      what was asked for; never changes        status.json    written by the supervisor alone
     progress.json    fraction and text                        error.json     why the last attempt failed
     log.txt          all that the processes print             cancel         there once the user has cancelled
     checkpoints/     the kind's own                           result/        appears when the job is done
     accelerate.json  for the launcher                         reserve        room for the last words on a full disk
+    pushed.json      how the push of the result ended
 
 Every process of a job inherits log.txt as its output, and with it an exclusive `flock`, which the kernel releases when
 the last of them is gone, however it went: no stale lock, and no other process that got a dead one's number.
@@ -12,21 +13,19 @@ the last of them is gone, however it went: no stale lock, and no other process t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from anomalyhub.errors import OutputError
 from anomalyhub.fsio import atomic_file
+from anomalyhub.locks import is_locked
 
 CONFIG, STATUS, PROGRESS, ERROR = "config.json", "status.json", "progress.json", "error.json"
-LOG, CANCEL, CHECKPOINTS, RESULT = "log.txt", "cancel", "checkpoints", "result"
+LOG, CANCEL, CHECKPOINTS, RESULT, PUSHED = "log.txt", "cancel", "checkpoints", "result", "pushed.json"
 _RESERVE, _RESERVED_BYTES = "reserve", 65536
 
 
@@ -73,56 +72,6 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def open_lock(path: Path, seconds: float = 0.0) -> int | None:
-    """A file descriptor, open for appending, whose holders hold the file's lock; None when others hold it for longer.
-
-    Raises OutputError when the file cannot be opened, or its file system knows no locks.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise OutputError(f"cannot open {path}: {error.strerror}; give yourself write access") from error
-    end, got = time.monotonic() + seconds, False
-    try:
-        while not (got := _flock(descriptor, fcntl.LOCK_EX, path)) and time.monotonic() < end:
-            time.sleep(0.02)
-    finally:
-        if not got:
-            os.close(descriptor)
-    return descriptor if got else None
-
-
 def is_alive(folder: Path) -> bool:
     """Whether a process of this job runs, its supervisor included."""
-    try:
-        descriptor = os.open(folder / LOG, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return not _flock(descriptor, fcntl.LOCK_SH, folder)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait for the lock of a file and hold it."""
-    descriptor = open_lock(path, seconds=60.0)
-    if descriptor is None:
-        raise OutputError(f"{path} has been locked for a minute: end the process that holds it")
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _flock(descriptor: int, operation: int, path: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise OutputError(
-            f"{path} lies on a file system without locks ({error.strerror}): keep the jobs on a local disk"
-        ) from error
+    return is_locked(folder / LOG)

@@ -40,21 +40,26 @@ class Kind:
     config_class: type
     run: Callable[[Context], None]
     accelerate: bool
+    makes: str
+    inner: str
 
 
 kinds: Registry = Registry("job kind")
 
 
-def register_job(name: str, config_class: type, *, accelerate: bool = True) -> Callable:
+def register_job(
+    name: str, config_class: type, *, accelerate: bool = True, makes: str = "model", inner: str = ""
+) -> Callable:
     """Decorator of a function `run(context)`.
 
     config_class  a frozen dataclass with a field per option, which are filled by `anomalyhub.config.configure`
     accelerate    start it with `accelerate launch`; False for what needs no torch, which then starts in a tenth of the
                   time and always in one process
+    makes         what a push of the result is to a store: "model" or "dataset"; inner: the folder of it that is pushed
     """
 
     def register(run: Callable[[Context], None]) -> Callable[[Context], None]:
-        kinds.register(Kind(name, config_class, run, accelerate))
+        kinds.register(Kind(name, config_class, run, accelerate, makes, inner))
         return run
 
     return register

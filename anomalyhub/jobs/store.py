@@ -15,13 +15,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomalyhub.config import configure
-from anomalyhub.errors import InvalidArgumentError, OutputError
+from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, OutputError
 from anomalyhub.fsio import atomic_folder
 from anomalyhub.jobs import files
 from anomalyhub.jobs.kinds import kinds
+from anomalyhub.locks import open_lock
+
+if TYPE_CHECKING:
+    from anomalyhub.protocols import Progress  # which imports numpy
 
 #: States of a job. A job ends in one of ENDED; all of these but "done" can be resumed.
 ACTIVE, ENDED = ("queued", "running"), ("done", "failed", "cancelled", "interrupted")
@@ -73,6 +77,8 @@ class JobStore:
         seed: int = 0,
         device: str = "auto",
         processes: int = 1,
+        push_to: str | None = None,
+        store: str = "hub",
     ) -> Job:
         """Queue a job; it starts by itself.
 
@@ -80,6 +86,8 @@ class JobStore:
         name       for people
         device     "auto" (the GPUs if there are any, else the CPU), "cpu" or "cuda:N"
         processes  how many processes share the work, on the CPU or one per GPU
+        push_to    the repository, OWNER/NAME, that the result is pushed to when it is there; store: see `create_store`.
+                   The Hub is asked as who has logged in on this machine; see `Job.pushed`
         Raises UnknownNameError, InvalidArgumentError, OutputError.
         """
         from anomalyhub.state import jsonable  # numpy, which the supervisor does without
@@ -87,20 +95,46 @@ class JobStore:
         known = kinds[kind]
         values = dataclasses.asdict(configure(known.config_class, config))
         _check(seed, device, processes, known.accelerate)
-        now = time.time()
-        job = Job(self, f"{datetime.fromtimestamp(now):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}")
+        push = None if push_to is None else _target(push_to, store)
+        job, now = self._new(), time.time()
         with atomic_folder(job.folder) as staged:
             asked = {"kind": kind, "name": name, "config": values, "seed": seed, "device": device}
             asked |= {"processes": processes, "accelerate": known.accelerate, "submitted_at": now, "cwd": os.getcwd()}
+            asked |= {"push": push}
             files.write_json(staged / files.CONFIG, jsonable(asked))
             (staged / files.CHECKPOINTS).mkdir()
             job._queue(staged, attempt=1)
-            lock = files.open_lock(staged / files.LOG)
+            lock = open_lock(staged / files.LOG)
         try:
             job._start(lock)
         finally:
             os.close(lock)
         return job
+
+    def adopt(self, kind: str, config: Mapping[str, Any], contents: Mapping[str, Path], *, name: str = "") -> Job:
+        """A job that is done and never ran: what was made elsewhere, as its result.
+
+        config    what tells of it, as that of a job of this kind does where others read it
+        contents  its files by their names below the result; they get a second name, or are copied
+        Raises OutputError.
+        """
+        from anomalyhub.hub.contents import link_or_copy
+        from anomalyhub.state import jsonable
+
+        job, now = self._new(), time.time()
+        with atomic_folder(job.folder) as staged:
+            asked = {"kind": kind, "name": name, "config": dict(config), "seed": 0, "submitted_at": now, "adopted": True}
+            files.write_json(staged / files.CONFIG, jsonable(asked))
+            for inner, path in contents.items():
+                link_or_copy(path, staged / files.RESULT / inner)
+            state = {"status": "done", "attempt": 0, "error": None, "ended_at": now}
+            files.write_json(staged / files.STATUS, state)
+            (staged / files.LOG).touch()
+        return job
+
+    def _new(self) -> Job:
+        """One whose folder is to be made."""
+        return Job(self, f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}")
 
     def get(self, job_id: str) -> Job:
         """Raises InvalidArgumentError when there is no such job."""
@@ -121,6 +155,14 @@ class JobStore:
         needed = "\n".join(str(job.asked.get("config")) for job in jobs if job.id in active)
         idle = [job for job in jobs if job.id not in active and job.id not in needed]
         return sorted(idle, key=lambda job: job.changed_at)
+
+
+def _target(repo_id: str, store: str) -> dict[str, str]:
+    from anomalyhub.hub import create_store
+    from anomalyhub.hub.contents import checked_repo_id
+
+    create_store(store)
+    return {"repo_id": checked_repo_id(repo_id), "store": store}
 
 
 def _check(seed: int, device: str, processes: int, accelerate: bool) -> None:
@@ -208,6 +250,39 @@ class Job:
         folder = self.folder / files.RESULT
         return folder if folder.is_dir() else None
 
+    @property
+    def pushed(self) -> dict[str, Any] | None:
+        """How the push of the result ended: repo_id, store, and url or error, which says how to push again.
+
+        None where no push was asked for, or before its end.
+        """
+        wish = self.asked.get("push")
+        if not wish or self.result is None or self.status in ACTIVE:
+            return None
+        known = files.read_json(self.folder / files.PUSHED)
+        return {**wish, **(known or {"error": f"the push was interrupted; {self._push_again(wish)}"})}
+
+    def _push_again(self, wish: Mapping[str, str]) -> str:
+        from anomalyhub.hub.base import push_command
+
+        kind = kinds[self.kind]
+        folder = self.folder / files.RESULT / kind.inner
+        return f"push it again with: {push_command(folder, wish['repo_id'], kind.makes, wish['store'])}"
+
+    def push(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Push the result to where `submit` was told; returns what `pushed` says then. Raises nothing for a failure."""
+        from anomalyhub.hub.share import share
+
+        wish, kind = self.asked["push"], kinds[self.kind]
+        try:
+            folder = self.folder / files.RESULT / kind.inner
+            pushed = share(folder, wish["repo_id"], kind.makes, store=wish["store"], progress=progress)
+            said = {"url": pushed.url, "revision": pushed.revision}
+        except AnomalyHubError as error:
+            said = {"error": f"{error}; {self._push_again(wish)}"}
+        files.write_json(self.folder / files.PUSHED, said)
+        return {**wish, **said}
+
     def log_tail(self, n: int = 50) -> str:
         """The last lines of what the job's processes have printed; of a progress bar, what it showed last."""
         try:
@@ -265,7 +340,7 @@ class Job:
     def _held(self, done_too: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
         """The lock and the stored state of a job that no process works on, and none can begin to."""
         ended = self.status in ENDED
-        lock = files.open_lock(self.folder / files.LOG, _LAST_BREATH) if ended else None
+        lock = open_lock(self.folder / files.LOG, _LAST_BREATH) if ended else None
         if lock is None:
             raise InvalidArgumentError(f"job {self.id} is {self.status}: cancel it, or wait for its end, first")
         try:

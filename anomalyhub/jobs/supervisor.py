@@ -20,6 +20,7 @@ from typing import Any
 
 from anomalyhub.jobs import files
 from anomalyhub.jobs.store import ACTIVE, Job, JobStore
+from anomalyhub.locks import locked
 
 #: Names the attempt in the environment of all its processes, however they came to be.
 MARK = "ANOMALYHUB_JOB"
@@ -65,7 +66,7 @@ class Supervisor:
         """False when the job is cancelled while it waits."""
         said = 0
         while not self._cancelled():
-            with files.locked(self.folder.parent / ".lock"):
+            with locked(self.folder.parent / ".lock"):
                 ahead = self._ahead()
                 if ahead == 0:
                     self._record(status="running", started_at=time.time())

@@ -6,7 +6,7 @@ from anomalyhub.jobs.kinds import Context, register_job
 from anomalyhub.pipeline.synthesize import SynthesizeConfig, synthesize_to
 
 
-@register_job("synthesize", SynthesizeConfig, accelerate=False)
+@register_job("synthesize", SynthesizeConfig, accelerate=False, makes="dataset")
 def run(context: Context) -> None:
     """Paint defects on normal images, and write all of it."""
     made = synthesize_to(

@@ -20,6 +20,7 @@ from anomalyhub.errors import AnomalyHubError, Cancelled
 from anomalyhub.fsio import atomic_folder
 from anomalyhub.jobs import files
 from anomalyhub.jobs.kinds import Context, kinds
+from anomalyhub.jobs.store import Job, JobStore
 
 #: Seconds between two writes of the progress, and between two looks for the user's wish to cancel.
 _INTERVAL = 0.25
@@ -88,6 +89,8 @@ def run(folder: Path) -> int:
         with atomic_folder(folder / files.RESULT) if rank == 0 else nullcontext() as result:
             with Reporter(folder, writes=rank == 0) as progress:
                 kind.run(Context(config, asked["seed"], checkpoints, result, progress))
+        if rank == 0 and asked.get("push"):
+            _push(folder)
         return 0
     except KeyboardInterrupt:
         return 143
@@ -97,6 +100,18 @@ def run(folder: Path) -> int:
         if folder.is_dir() and not (folder / files.ERROR).exists():  # of several processes, the first to fail knows why
             files.write_last_words(folder / files.ERROR, _reason(error, folder))
         return 0 if size == 1 else 1  # which ends the other processes
+
+
+def _push(folder: Path) -> None:
+    """Push the result, which stays whatever comes of it."""
+    job = Job(JobStore(folder.parent), folder.name)
+    print(f"pushing to {job.asked['push']['repo_id']}", flush=True)
+    try:
+        with Reporter(folder) as progress:
+            said = job.push(progress)
+        print(said.get("url") or said["error"])
+    except Exception:  # the result is there, and `Job.pushed` says that the push was interrupted
+        traceback.print_exc()
 
 
 def _reason(error: Exception, folder: Path) -> dict[str, str]:
