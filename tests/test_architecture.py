@@ -23,6 +23,7 @@ LAYERS = (
     ("cli",),
     (PACKAGE,),
     ("jobs",),
+    ("benchmark",),
     ("pipeline",),
     ("review",),
     ("report",),
