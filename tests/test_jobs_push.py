@@ -97,6 +97,7 @@ def test_every_kind_of_job_says_what_its_result_is():
         "synthesize": ("dataset", ""),
         "pretrain": ("model", ""),
         "classify": ("model", ""),
+        "swap": ("dataset", ""),
     }
 
 

@@ -123,7 +123,8 @@ class JobStore:
 
         job, now = self._new(), time.time()
         with atomic_folder(job.folder) as staged:
-            asked = {"kind": kind, "name": name, "config": dict(config), "seed": 0, "submitted_at": now, "adopted": True}
+            asked = {"kind": kind, "name": name, "config": dict(config), "seed": 0, "submitted_at": now}
+            asked |= {"adopted": True}
             files.write_json(staged / files.CONFIG, jsonable(asked))
             for inner, path in contents.items():
                 link_or_copy(path, staged / files.RESULT / inner)
