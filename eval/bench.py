@@ -34,6 +34,7 @@ ALL = (
     "inspect",
     "app",
     "classification",
+    "swap",
 )
 NEEDS_SHARED = (
     "coreset",
@@ -46,6 +47,7 @@ NEEDS_SHARED = (
     "chain",
     "fewshot",
     "classification",
+    "swap",
 )
 
 
