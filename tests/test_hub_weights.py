@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 import timm
 import torch
 from core_helpers import normals
-from hub_server import hub_server
+from hub_server import Fault, environment, hub_server
 from PIL import Image
 from safetensors.torch import save
 
@@ -56,12 +55,6 @@ def files():
     }
 
 
-def environment(endpoint, home, **more):
-    ours = [key for key in os.environ if key.startswith(("HF_", "HUGGINGFACE_")) or key.lower().endswith("_proxy")]
-    kept = {key: value for key, value in os.environ.items() if key not in ours}
-    return {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
-
-
 def create(specs, endpoint, home):
     """What `create_backbone` gives or says for each spec, in a fresh process, by spec."""
     command = [sys.executable, "-W", "error", "-c", SCRIPT, json.dumps(specs)]
@@ -79,7 +72,7 @@ def test_download_once_then_from_the_cache(files, tmp_path):
         "test_vit": "timm/test_vit.r160_in1k on http.* has no model.safetensors that this login may read",
         "hf:me/broken": r"downloading model.safetensors of me/broken failed \(peer closed.*: download it once",
     }
-    with hub_server(files, cut=("me/broken/resolve/main/model", 2000)) as hub:
+    with hub_server(files, faults=[Fault("GET /cdn/models/me/broken", cut=2000)]) as hub:
         online = create(["test_resnet", "hf:me/net", "hf:me/evil", *refused], hub.url, tmp_path)
     size, mean, fingerprint = online["test_resnet"]
     assert (size, mean) == (160, [0.5, 0.5, 0.5])
@@ -132,7 +125,7 @@ def assert_one_sentence(done, out, *parts):
 
 
 def test_a_hub_that_never_answers(files, photos, tmp_path):
-    with hub_server(files, hang="HEAD GET") as hub:
+    with hub_server(files, faults=[Fault(hang=True)]) as hub:
         done = fit(photos, tmp_path / "out", hub.url, tmp_path)
         assert_one_sentence(done, tmp_path / "out", f"{hub.url} cannot be reached")
     assert len(hub.requests) == 1

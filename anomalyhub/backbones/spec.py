@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from anomalyhub.errors import BackboneError, InvalidArgumentError
-
-_CONNECT_SECONDS = 5.0
+from anomalyhub.hub.base import reason
+from anomalyhub.hub.reach import CONNECT_SECONDS, answers
 
 
 @dataclass(frozen=True)
@@ -100,10 +99,10 @@ def hub_file(repo_id: str, filename: str, wanted_by: str, local: str = "") -> Pa
     what = f"the weights of {wanted_by!r} ({repo_id}) are not in the local cache"
     if constants.HF_HUB_OFFLINE:
         raise BackboneError(f"{what} and HF_HUB_OFFLINE is set: {remedy}")
-    if not _answers(hf_hub_url(repo_id, filename)):
+    if not answers(hf_hub_url(repo_id, filename)):
         raise BackboneError(f"{what} and {constants.ENDPOINT} cannot be reached: {remedy}")
     try:
-        return Path(hf_hub_download(repo_id, filename, etag_timeout=_CONNECT_SECONDS))
+        return Path(hf_hub_download(repo_id, filename, etag_timeout=CONNECT_SECONDS))
     except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
         missing = (errors.RepositoryNotFoundError, errors.EntryNotFoundError)
         if isinstance(error, missing) and not isinstance(error, errors.LocalEntryNotFoundError):
@@ -111,30 +110,7 @@ def hub_file(repo_id: str, filename: str, wanted_by: str, local: str = "") -> Pa
                 f"{repo_id} on {constants.ENDPOINT} has no {filename} that this login may read: check the name, "
                 "or log in with `hf auth login`"
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BackboneError(f"downloading {filename} of {repo_id} failed ({reason}): {remedy}") from error
-
-
-def _answers(url: str) -> bool:
-    """Whether the Hub says anything about a file; bounds name resolution too, which no client's timeout covers.
-
-    The client itself retries for minutes.
-    """
-    from huggingface_hub import get_session
-
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            get_session().head(url, timeout=_CONNECT_SECONDS)
-            answered.set()
-        except Exception:  # whatever the client raises, the answer is no
-            return
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_CONNECT_SECONDS + 1.0)
-    return answered.is_set()
+        raise BackboneError(f"downloading {filename} of {repo_id} failed ({reason(error)}): {remedy}") from error
 
 
 def fingerprint(path: Path) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +18,24 @@ from anomalyhub.hub.contents import (
     Content,
     Entry,
     Listing,
+    ahead,
     checked_kind,
     checked_repo_id,
     choose,
     copy_verified,
     gather,
+    size_of,
 )
 from anomalyhub.hub.schema import check_model
 from anomalyhub.protocols import Progress, part
 
 #: The tag of everything that AnomalyHub pushes.
 TAG = "anomalyhub"
+#: How a tag begins that names a product.
+PRODUCT_TAG = "product:"
 #: The share of a push's progress that comparing takes.
 _COMPARED = 0.1
+_CARD, _MAX_CARD = "README.md", 1 << 20
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}|(?<=[Bb]earer )\S+")
 
 
@@ -115,14 +122,17 @@ class BaseStore(ABC):
         head = self._head(repo_id, kind)
         known, changed = ({} if head is None else head.by_path), []
         compare = part(progress, 0.0, _COMPARED)
-        for number, (name, content) in enumerate(sorted(contents.items())):
-            compare(number / len(contents), f"comparing {name}")
-            if name not in known or known[name].differs(content):
-                changed.append(name)
+        names = sorted(contents.keys() & known.keys())
+        with closing(ahead(lambda name: known[name].differs(contents[name]), names)) as differing:
+            for number, (name, differs) in enumerate(zip(names, differing, strict=True)):
+                compare(number / len(names), f"comparing {name}")
+                if differs:
+                    changed.append(name)
+        changed = sorted([*changed, *(contents.keys() - known.keys())])
         removed = sorted(known.keys() - contents.keys() - self._kept)
         if head is not None and not changed and not removed:
             return Pushed(repo_id, kind, head.revision, self.url(repo_id, kind))
-        moved = sum(_size(contents[name]) for name in changed)
+        moved = sum(size_of(contents[name]) for name in changed)
         message = message or f"Push {len(changed)} files with AnomalyHub"
         send = part(progress, _COMPARED, 1.0)
         revision = self._commit(repo_id, kind, contents, changed, removed, head, message, private, send)
@@ -179,13 +189,20 @@ class BaseStore(ABC):
         cached: bool,
         progress: Progress | None,
     ) -> None:
-        total, done = sum(entry.size for entry in chosen) or 1, 0
-        for entry in chosen:
-            share = part(progress, done / total, (done + entry.size) / total)
-            share(0.0, f"pulling {entry.path}")
-            fetched = self._fetch(repo_id, kind, revision, entry, share)
-            copy_verified(fetched, staged / entry.path, entry, link=cached and self._is_cached)
-            done += entry.size
+        def fetched() -> Iterator[tuple[Path, Entry]]:
+            total, done = sum(entry.size for entry in chosen) or 1, 0
+            for entry in sorted(chosen, key=lambda entry: -entry.size):
+                share = part(progress, done / total, (done + entry.size) / total)
+                share(0.0, f"pulling {entry.path}")
+                yield self._fetch(repo_id, kind, revision, entry, share), entry
+                done += entry.size
+
+        def copy(one: tuple[Path, Entry]) -> None:
+            path, entry = one
+            copy_verified(path, staged / entry.path, entry, link=cached and self._is_cached)
+
+        for _ in ahead(copy, fetched()):
+            pass
 
     def _cached(self, repo_id: str, kind: str, revision: str) -> Path:
         where = re.sub(r"[^A-Za-z0-9.-]+", "-", self.spec)[-100:]
@@ -194,6 +211,18 @@ class BaseStore(ABC):
     def files(self, repo_id: str, kind: str = "model", revision: str | None = None) -> Listing:
         """All files of a revision, those that a pull would leave out as well. Raises StoreError."""
         return self._listing(checked_repo_id(repo_id), checked_kind(kind), revision)
+
+    def card(self, repo_id: str, kind: str = "model", revision: str | None = None) -> tuple[Listing, str]:
+        """All files of a revision, and its README.md; "" where there is none or a huge one. Raises as `pull` does."""
+        listing = self.files(repo_id, kind, revision)
+        entry = listing.by_path.get(_CARD)
+        if entry is None or not 0 <= entry.size <= _MAX_CARD:
+            return listing, ""
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / _CARD
+            fetched = self._fetch(repo_id, kind, listing.revision, entry, lambda *_: None)
+            copy_verified(fetched, target, entry)
+            return listing, target.read_text(encoding="utf-8", errors="replace")
 
     @abstractmethod
     def list(
@@ -274,7 +303,3 @@ def reason(error: BaseException, token: str | bool | None = None) -> str:
     if isinstance(token, str) and token:
         text = text.replace(token, "…")
     return _TOKEN.sub("…", text)
-
-
-def _size(content: Content) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size

@@ -10,10 +10,13 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from anomalyhub.errors import InvalidArgumentError, OutputError, UnsafeRepositoryError
 
@@ -38,8 +41,13 @@ _MAX_NAME, _MAX_PART = 1024, 240  # bytes
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _CONTROL, _BIDI = frozenset({"Cc", "Cs", "Zl", "Zp"}), "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"
-_CHUNK = 1 << 20
+#: Bytes of a read, and of a file from which on its digest is worked out beside its copying.
+_CHUNK, _LARGE = 1 << 18, 32 << 20
+#: Threads of `ahead`, and items that they may be ahead; chunks that a digest may be behind.
+_THREADS, _AHEAD, _BEHIND = 2, 4096, 4
 _SHOWN = 3
+
+T, R = TypeVar("T"), TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,7 @@ class Entry:
 
     def differs(self, content: Content) -> bool:
         """Whether a file is another one than this, by size, then by digest."""
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        if size != self.size:
+        if size_of(content) != self.size:
             return True
         return not _matches(self, digests(content, sha256=self.sha256 is not None, git=self.sha256 is None))
 
@@ -72,6 +79,11 @@ class Listing:
     @property
     def by_path(self) -> dict[str, Entry]:
         return {entry.path: entry for entry in self.entries}
+
+
+def size_of(content: Content) -> int:
+    """Bytes."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def checked_repo_id(text: str) -> str:
@@ -257,23 +269,51 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def copy_hashed(
-    source: BinaryIO, write: Callable[[bytes], object], size: int, *, git: bool = False
+    source: BinaryIO, write: Callable[[memoryview], object], size: int, *, git: bool = False
 ) -> dict[str, str] | None:
     """Pass on `size` bytes and return their digest as `digests` does; None when there are more or fewer."""
     digest = hashlib.sha1(b"blob %d\0" % size) if git else hashlib.sha256()
-    left = size
-    while chunk := source.read(_CHUNK):
-        left -= len(chunk)
-        if left < 0:
-            return None
-        digest.update(chunk)
-        write(chunk)
+    # buffers that are used again: fresh ones make the kernel map and unmap memory, for which threads wait
+    large = size > _LARGE
+    buffers = [memoryview(bytearray(min(_CHUNK, size + 1))) for _ in range(_BEHIND if large else 1)]
+    left, behind, turn = size, deque[Future](), 0
+    with ThreadPoolExecutor(1) if large else nullcontext() as beside:
+        while count := source.readinto(buffers[turn]):
+            chunk, turn = buffers[turn][:count], (turn + 1) % len(buffers)
+            left -= count
+            if left < 0:
+                return None
+            if beside is None:
+                digest.update(chunk)
+            else:
+                behind.append(beside.submit(digest.update, chunk))
+            write(chunk)
+            if len(behind) == len(buffers):
+                behind.popleft().result()  # its buffer is the next
     return {"git_oid" if git else "sha256": digest.hexdigest()} if left == 0 else None
+
+
+def ahead(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`call(item)` of each item, in order, by threads that go ahead: reading, hashing and writing run side by side."""
+    pending = deque[Future]()
+    with ThreadPoolExecutor(_THREADS) as threads:
+        try:
+            for item in items:
+                pending.append(threads.submit(call, item))
+                while pending[0].done() or len(pending) > _AHEAD:
+                    yield pending.popleft().result()
+                    if not pending:
+                        break
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for one in pending:
+                one.cancel()
 
 
 def digests(content: Content, *, sha256: bool = True, git: bool = False) -> dict[str, str]:
     """{"sha256": hex} and, or, {"git_oid": hex} of a file."""
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    size = size_of(content)
     made = {"sha256": hashlib.sha256()} if sha256 else {}
     if git:
         made["git_oid"] = hashlib.sha1(b"blob %d\0" % size)
@@ -281,10 +321,11 @@ def digests(content: Content, *, sha256: bool = True, git: bool = False) -> dict
         for digest in made.values():
             digest.update(content)
     else:
+        buffer = memoryview(bytearray(min(_CHUNK, size + 1)))
         with open(content, "rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
+            while count := file.readinto(buffer):
                 for digest in made.values():
-                    digest.update(chunk)
+                    digest.update(buffer[:count])
     return {name: digest.hexdigest() for name, digest in made.items()}
 
 
