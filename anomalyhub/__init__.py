@@ -26,6 +26,8 @@ _PUBLIC = {
     "load_discoverer": "discovery",
     "create_classifier": "classification",
     "load_classifier": "classification",
+    "create_store": "hub",
+    "share": "hub.share",
 }
 
 __all__ = ["__version__", *_PUBLIC]

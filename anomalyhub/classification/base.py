@@ -18,6 +18,7 @@ from anomalyhub.backbones import create_backbone
 from anomalyhub.classification.evidence import Evidence, owners_of
 from anomalyhub.config import configure
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError, NotFittedError
+from anomalyhub.hub.pretrained import Pretrained
 from anomalyhub.nn.confidence import Familiarity, calibration_temperature, softmax
 from anomalyhub.protocols import Progress, part
 from anomalyhub.regions.merge import Merge, MergedRegions, merge_regions, region_shares
@@ -49,7 +50,7 @@ class ClassifierConfig:
             raise InvalidArgumentError(f"setting merge_temperature must be above 0, got {self.merge_temperature}")
 
 
-class BaseClassifier(ABC):
+class BaseClassifier(Pretrained, ABC):
     """The part of `anomalyhub.protocols.Classifier` that heads share.
 
     backbone  a Backbone, or a SPEC that is made on first use, for heads that look at pictures

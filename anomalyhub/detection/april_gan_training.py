@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from anomalyhub.backbones.clip import ClipBackbone, require_clip
-from anomalyhub.detection.april_gan_layers import TRAINER, LinearLayers, upsample
-from anomalyhub.detection.base import OnBackbone, check_range
+from anomalyhub.detection.april_gan_layers import TRAINER, LinearLayers, layer_state, upsample
+from anomalyhub.detection.base import Trainer, check_range
 from anomalyhub.detection.prompts import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES, check_prompts, text_features
 from anomalyhub.detection.provenance import Provenance, digest
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, NotFittedError
@@ -62,7 +62,7 @@ class AprilGanTrainingConfig:
 
 
 @trainers.register
-class AprilGanTrainer(OnBackbone):
+class AprilGanTrainer(Trainer):
     """Trains one linear layer per tapped block of a frozen CLIP so that patches resemble the right prompts.
 
     backbone  a ClipBackbone, or a SPEC such as "clip" that is made on first use
@@ -131,11 +131,12 @@ class AprilGanTrainer(OnBackbone):
             ],
             step=step,
             checkpoints=checkpoints,
-            settings={**self._settings(), "data": source.digest},
+            settings={**self._settings(self._origin()), "data": source.digest},
             progress=part(progress, _READ, 1.0),
         )
         self.tensors_ = {name: value.cpu().numpy() for name, value in module.state_dict().items()}
         self.history_, self.provenance_, self.left_out_ = history, source.provenance, source.left_out
+        self.origin_ = self._origin()
         return self
 
     def save(self, folder: Path) -> None:
@@ -143,15 +144,22 @@ class AprilGanTrainer(OnBackbone):
         if not hasattr(self, "tensors_"):
             raise NotFittedError(f"{self.title} is not trained: call fit() first")
         extra, arrays = self.provenance_.state()
-        config = {"kind": "pretrained", **self._settings(), "history": self.history_, "left_out": self.left_out_}
+        settings = {**self._settings(self.origin_), "backbone": self.origin_}
+        config = {"kind": "pretrained", **settings, "history": self.history_, "left_out": self.left_out_}
         write_state(folder, {**config, **extra}, {**arrays, **self.tensors_})
 
-    def _settings(self) -> dict[str, Any]:
+    def _restore(self, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.tensors_ = {name: value.numpy() for name, value in layer_state(arrays, "the state").items()}
+        provenance = Provenance.restore(config, arrays)
+        if provenance is None:
+            raise ValueError("trained_on is missing")
+        self.provenance_, self.left_out_ = provenance, list(config["left_out"])
+
+    def _settings(self, origin: Mapping[str, Any]) -> dict[str, Any]:
         """What the result depends on besides the images."""
-        backbone = self._backbone()
         return {
             "trainer": self.name,
-            "backbone": {"fingerprint": backbone.fingerprint, "layers": backbone.layers},
+            "backbone": {"fingerprint": origin["fingerprint"], "layers": origin["layers"]},
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
         }

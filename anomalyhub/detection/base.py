@@ -14,12 +14,13 @@ import numpy as np
 from anomalyhub.backbones import create_backbone
 from anomalyhub.config import configure
 from anomalyhub.errors import InvalidArgumentError, InvalidModelError, NotFittedError
+from anomalyhub.hub.pretrained import Pretrained
 from anomalyhub.protocols import Progress
 from anomalyhub.state import read_state, write_state
 from anomalyhub.types import Sample
 
 
-class OnBackbone:
+class OnBackbone(Pretrained):
     """Construction of what works on a backbone: detectors, and trainers of their weights.
 
     A subclass sets `config_class`, a frozen dataclass, maybe with a field `layers`.
@@ -60,6 +61,47 @@ class OnBackbone:
         return self.backbone
 
 
+class Trainer(OnBackbone, ABC):
+    """Trains weights that detectors take by their setting `weights`; a subclass adds split, fit, save and `_restore`.
+
+    Fitted: history_ (a dictionary per epoch), origin_ (spec, fingerprint and layers of the backbone).
+    """
+
+    split: ClassVar[str]
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Any = None):
+        """One that was trained and saves the same folder again. Raises InvalidModelError.
+
+        backbone  replaces the stored SPEC; it is made, and its weights matter, when `fit` trains anew
+        """
+        config, arrays = read_state(Path(folder), "pretrained")
+        if config.get("trainer") != cls.name:
+            raise InvalidModelError(
+                f"{folder} holds weights of {config.get('trainer')!r}, not of {cls.name}: "
+                f"give the folder of train {cls.name}"
+            )
+        try:
+            spec = config["backbone"].get("spec")
+            self = cls(backbone or spec, configure(cls.config_class, config["config"]), int(config["seed"]))
+            self._restore(config, arrays)
+            self.history_, self.origin_ = list(config["history"]), dict(config["backbone"])
+        except InvalidModelError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InvalidModelError(f"{folder} is damaged ({error}): copy it again, or train again") from error
+        return self
+
+    def _origin(self) -> dict[str, Any]:
+        """What `origin_` becomes by a fit."""
+        made = self._backbone()
+        return {"spec": made.spec, "fingerprint": made.fingerprint, "layers": made.layers}
+
+    @abstractmethod
+    def _restore(self, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Set the fitted attributes from what `save` wrote; KeyError, TypeError and ValueError mean damage."""
+
+
 class BackboneDetector(OnBackbone, ABC):
     """A detector's saved folder; a subclass adds name, needs, transductive, title, fit and predict.
 
@@ -96,6 +138,10 @@ class BackboneDetector(OnBackbone, ABC):
         try:
             origin = config["backbone"] if cls.uses_backbone else {"spec": None, "fingerprint": None}
             spec, layers, weights = origin["spec"], origin.get("layers"), origin["fingerprint"]
+            if cls.uses_backbone and not isinstance(spec, str):
+                raise TypeError(f"a backbone has a SPEC, not {spec!r}")
+            if layers is not None and not all(type(layer) is int for layer in layers):
+                raise TypeError(f"layers are numbers, not {layers!r}")
             self = cls(backbone or spec, configure(cls.config_class, config["config"]), int(config["seed"]))
             self._restore(config, arrays)
         except InvalidModelError:

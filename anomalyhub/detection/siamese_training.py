@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from anomalyhub.detection.base import OnBackbone, check_range
+from anomalyhub.detection.base import Trainer, check_range
 from anomalyhub.detection.provenance import Provenance
 from anomalyhub.detection.support import one_augmented
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError, NotFittedError
@@ -120,14 +120,15 @@ class Trained:
 
 
 @trainers.register
-class SiameseTrainer(OnBackbone):
+class SiameseTrainer(Trainer):
     """Trains trunk, spatial transformers, encoders and predictors (algorithm 1) on pairs of normal images.
 
     backbone  a Backbone, or a SPEC that is made on first use: a ResNet or ConvNeXt of timm, or embedded
     config    see SiameseTrainingConfig
     seed      fixes initial weights, pairs and augmentations
 
-    Fitted: trained_, history_ (one entry per epoch: loss, spread, which near 0 means collapse, lr), provenance_.
+    Fitted: trained_, history_ (one entry per epoch: loss, spread, which near 0 means collapse, lr), provenance_,
+    origin_.
     """
 
     name = _NAME
@@ -183,7 +184,7 @@ class SiameseTrainer(OnBackbone):
             },
             progress=part(progress, _READ, 1.0),
         )
-        self.provenance_ = provenance
+        self.provenance_, self.origin_ = provenance, self._origin()
         self.trained_ = Trained.of(network, config.transform, config.size, provenance)
         return self
 
@@ -192,17 +193,20 @@ class SiameseTrainer(OnBackbone):
         if not hasattr(self, "trained_"):
             raise NotFittedError(f"{self.title} is not trained: call fit() first")
         extra, arrays = self.trained_.state()
-        backbone = self._backbone()
         config = {
             "kind": _KIND,
             "trainer": self.name,
-            "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "layers": backbone.layers},
+            "backbone": self.origin_,
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
             "trained": extra,
             "history": self.history_,
         }
         write_state(folder, config, arrays)
+
+    def _restore(self, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.trained_ = Trained.restore(config["trained"], arrays)
+        self.provenance_ = self.trained_.provenance
 
     def _layers(self, spec: str) -> Sequence[int] | None:
         return stage_layers(spec)

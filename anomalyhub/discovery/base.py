@@ -17,6 +17,7 @@ from anomalyhub.backbones import create_backbone
 from anomalyhub.config import configure
 from anomalyhub.discovery.grouping import estimate_n_classes
 from anomalyhub.errors import InvalidArgumentError, InvalidModelError, NotFittedError, UnknownNameError
+from anomalyhub.hub.pretrained import Pretrained
 from anomalyhub.nn.confidence import Familiarity, agreement_temperature, softmax
 from anomalyhub.nn.descriptor import Embedder, tensors
 from anomalyhub.nn.mgvit import MaskGuidedViT, MaskTokens
@@ -67,7 +68,7 @@ class DiscoveryConfig:
             raise InvalidArgumentError(f"setting merge_temperature must be above 0, got {self.merge_temperature}")
 
 
-class BaseDiscoverer(ABC):
+class BaseDiscoverer(Pretrained, ABC):
     """The part of `anomalyhub.protocols.Discoverer` that follows from embeddings and one prototype per class.
 
     backbone  a Backbone over a transformer with a class token, or a SPEC that is made on first use

@@ -12,6 +12,7 @@ from anomalyhub.detection import create_detector, detectors, load_detector
 from anomalyhub.detection.calibration import Calibration, Method
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidModelError
 from anomalyhub.fsio import atomic_folder
+from anomalyhub.hub.pretrained import Pretrained
 from anomalyhub.metrics import confusion, cost_threshold, f1_max_threshold
 from anomalyhub.pipeline.naming import Explanation, Naming
 from anomalyhub.protocols import Detector, Progress
@@ -27,7 +28,7 @@ _FILE = "inspector.json"
 _CHUNK = 8
 
 
-class Inspector:
+class Inspector(Pretrained):
     """A fitted detector and its operating point.
 
     detector     fitted

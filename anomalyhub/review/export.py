@@ -19,6 +19,8 @@ from anomalyhub import __version__
 from anomalyhub.data.images import read_mask
 from anomalyhub.errors import InvalidArgumentError, InvalidImageError, InvalidModelError
 from anomalyhub.fsio import atomic_folder
+from anomalyhub.hub.dataset_cards import Subset, dataset_card
+from anomalyhub.hub.markup import code, markdown
 from anomalyhub.report.findings import FoundImage, FoundRegion
 from anomalyhub.review.board import MODEL, Board
 from anomalyhub.review.steps import clean_name, folder_name
@@ -30,17 +32,17 @@ _BINARIZER = "binarizer.json"
 _LONGEST = 200  # bytes of a file name without its suffix
 # Product folders of these names would be read as a part of a data set, or its images as normal ones.
 _TAKEN = frozenset({GOOD, "train", "test", "validation", "ground_truth", "split_csv"})
-# Without it, `datasets` would read the folders of test/ and pass metadata.jsonl over.
-_CARD = (
-    "---",
-    "configs:",
-    "- config_name: default",
-    "  data_files:",
-    "  - split: test",
-    f'    path: ["{METADATA}", "*/test/**"]',
-    "---",
-    "",
-)
+# The table alone, and `datasets` would not fetch the files from the Hub; the folders alone, and it would pass the table
+# over.
+_FILES = (METADATA, "*/test/**", "*/ground_truth/**")
+_COLUMNS = {
+    "image": "the original file",
+    "mask": "where it is defective: 255, else 0; null without a region",
+    "label": "the kind, `good` for normal",
+    "corrected": "whether a person changed the kind of one of its regions",
+    "source": "its id",
+    "regions": "of each region the box in half-open pixels `x0, y0, x1, y1`, the label, the area, and its probability",
+}
 
 
 class ClassCount(NamedTuple):
@@ -232,24 +234,15 @@ def _readme(board: Board, product: str, counts: Sequence[ClassCount], entries: S
         method = f" ({config['discoverer']}, backbone {config['backbone']['spec']})"
     for label, images, crops in counts:
         if images and label is not None:
-            rows.append(f"| {folder_name(label)} | {images} | {crops} |")
+            rows.append(f"| {markdown(folder_name(label))} | {images} | {crops} |")
     changed, left = sum(entry["corrected"] for entry in entries), len(board.findings.images) - len(entries)
-    return "\n".join(
-        [
-            *_CARD,
-            f"# {product}: kinds of defect",
-            "",
-            f"{len(entries)} images in kinds that AnomalyHub {__version__} discovered without labels{method}.",
-            f"{changed} of them have regions that a person put into another kind, and {left} more images are left out",
-            "because the person was unsure of them.",
-            "",
-            "| kind | images | crops |",
-            "|---|---|---|",
-            *rows,
-            "",
-            f"Images are in `{product}/test/KIND` and masks in `{product}/ground_truth/KIND`, as in MVTec AD. There",
-            f"is no `{product}/train/good`: put images of normal parts there to fit a detector.",
-            f"`{METADATA}` has each image's label, source and regions, with boxes in half-open pixels x0, y0, x1, y1.",
-            "",
-        ]
-    )
+    notes = [
+        f"{len(entries)} images in kinds that AnomalyHub {__version__} discovered without labels{method}.\n"
+        f"{changed} of them have regions that a person put into another kind, and {left} more images are left out\n"
+        "because the person was unsure of them.",
+        "\n".join(["| kind | images | crops |", "|---|---|---|", *rows]),
+        f"Images are in {code(f'{product}/test/KIND')} and masks in {code(f'{product}/ground_truth/KIND')}, as in MVTec\n"
+        f"AD. There is no {code(f'{product}/train/good')}: put images of normal parts there to fit a detector.",
+    ]
+    subset, tags = Subset("default", {"test": _FILES}, default=True), [f"product:{product}"]
+    return dataset_card(f"{product}: kinds of defect", [subset], tags=tags, columns=_COLUMNS, notes=notes)

@@ -28,6 +28,8 @@ from anomalyhub import __version__
 from anomalyhub.data.images import read_image, read_mask
 from anomalyhub.data.samples import Split
 from anomalyhub.errors import InvalidDatasetError, OutputError
+from anomalyhub.hub.dataset_cards import Subset, dataset_card
+from anomalyhub.hub.markup import code, markdown
 from anomalyhub.protocols import Progress
 from anomalyhub.state import write_json
 from anomalyhub.synthesis.generate import Synthesizer, SyntheticSample
@@ -37,6 +39,13 @@ METADATA, INFO, README = "metadata.jsonl", "synthetic.json", "README.md"
 #: Raised when the meaning of the files changes.
 SCHEMA = 1
 _DONE, _PLAN, _IMAGES = "done.jsonl", "plan.json", "images"
+_COLUMNS = {
+    "image": "the image with a defect painted on",
+    "mask": "where that is: 255, else 0",
+    "clean": "the image without it",
+    "label": "the pseudo-class, which is the texture",
+    "parameters": "how it was drawn",
+}
 #: On photographs twice as fast as the default strategy, and a tenth smaller.
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 
@@ -285,26 +294,17 @@ def _summary(plan: dict[str, Any], entries: Sequence[dict[str, Any]], synthesize
 def _card(info: dict[str, Any]) -> str:
     product, config, found = safe_name(info["product"]), info["config"], info["foreground"]
     without = f", not found in {found['not_found_in']}" if found["not_found_in"] else ""
-    return "\n".join(
-        [
-            "---",
-            "configs:",
-            "- config_name: default",
-            "  data_files:",
-            "  - split: train",
-            # with the folders alone, `datasets` would pass metadata.jsonl over
-            f'    path: ["{METADATA}", "*/test/**"]',
-            "---",
-            f"# {info['product']}: synthetic defects",
-            "",
-            f"{info['count']} synthetic defects of {len(info['classes'])} pseudo-classes, painted by AnomalyHub"
-            f" {__version__} with seed {info['seed']}",
-            f"on {found['clean_images']} normal images: textures ({info['textures']['source']}) blended into",
-            f"{config['mask']} masks on the product (foreground: {found['method']}{without}).",
-            "",
-            f"Images are in `{product}/test/CLASS`, masks in `{product}/ground_truth/CLASS` and the clean images in",
-            f"`{product}/train/good`, as in MVTec AD. `datasets.load_dataset` gives image, mask, clean, label and",
-            f"parameters of each; `{INFO}` has all settings.",
-            "",
-        ]
-    )
+    # the table alone, and `datasets` would not fetch the files from the Hub; the folders alone, and it would pass the
+    # table over
+    files = [METADATA, "*/test/**", "*/ground_truth/**", "*/train/**"]
+    subset = Subset("default", {"train": files}, counts={"train": info["classes"]}, default=True)
+    notes = [
+        f"{info['count']} synthetic defects of {len(info['classes'])} pseudo-classes, painted by AnomalyHub"
+        f" {__version__} with seed {info['seed']}\n"
+        f"on {found['clean_images']} normal images: textures ({markdown(info['textures']['source'])}) blended into\n"
+        f"{config['mask']} masks on the product (foreground: {found['method']}{without}).",
+        f"Images are in {code(f'{product}/test/CLASS')}, masks in {code(f'{product}/ground_truth/CLASS')} and the clean"
+        f" images in\n{code(f'{product}/train/good')}, as in MVTec AD; {code(INFO)} has all settings.",
+    ]
+    tags = ["synthetic", f"product:{info['product']}"]
+    return dataset_card(f"{info['product']}: synthetic defects", [subset], tags=tags, columns=_COLUMNS, notes=notes)
