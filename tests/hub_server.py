@@ -325,8 +325,9 @@ def connected(hub: Hub | str, home: str | Path, token: str | None = None) -> Ite
         hf_api.api.endpoint,
     )
     try:
+        made = environment(hub, home, token)
         os.environ.clear()
-        os.environ.update(environment(hub, home, token))
+        os.environ.update(made)
         for name, value in changed.items():
             setattr(constants, name, value)
         hf_api.api.endpoint = url

@@ -13,7 +13,13 @@ import pytest
 from layout_trees import write_image, write_mask
 
 from anomalyhub.data import Dataset, SampleRef, Split, list_products, load_dataset
-from anomalyhub.errors import AnomalyHubError, InvalidDatasetError, InvalidImageError, UnknownNameError
+from anomalyhub.errors import (
+    AnomalyHubError,
+    InvalidArgumentError,
+    InvalidDatasetError,
+    InvalidImageError,
+    UnknownNameError,
+)
 
 # --- bad folders ---
 
@@ -53,7 +59,7 @@ BAD_FOLDERS = [
     ("an empty name", lambda p: "a\0b", None, InvalidDatasetError, "check the path"),
     ("a name too long", lambda p: p / ("x" * 300), None, InvalidDatasetError, "cannot be opened"),
     ("an unknown home", lambda p: "~nobody_of_that_name/x", None, InvalidDatasetError, "cannot be opened"),
-    ("the Hub", lambda p: "hf:some/data", None, InvalidDatasetError, "later version: download it and give its folder"),
+    ("no name on the Hub", lambda p: "hf:data", None, InvalidArgumentError, "'data' is not a repository: write OWNER/"),
     ("an empty folder", lambda p: emptied(p / "x"), None, InvalidDatasetError, "x holds no images"),
     ("empty folders", lambda p: emptied(p / "x/y/z").parents[1], None, InvalidDatasetError, "x holds no images"),
     ("only masks", lambda p: write_mask(p / "ground_truth/cut/0.png").parents[2], None, InvalidDatasetError,

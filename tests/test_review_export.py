@@ -18,6 +18,7 @@ from review_helpers import CLASSES, IMAGES, LEFT, RIGHT, SHAPE, mask_of, pixels,
 from anomalyhub.data import list_products, load_dataset
 from anomalyhub.discovery import create_discoverer, load_discoverer
 from anomalyhub.errors import InvalidArgumentError, InvalidImageError, InvalidModelError, OutputError
+from anomalyhub.hub.front_matter import read_front_matter
 from anomalyhub.report.findings import Findings, FoundImage, FoundRegion
 from anomalyhub.review import Board, class_counts, save_labelled, save_model
 from anomalyhub.types import UNKNOWN, SubImage
@@ -124,7 +125,10 @@ def test_metadata(corrected, tmp_path):
 def test_readme(corrected, tmp_path):
     save_labelled(corrected, tmp_path / "saved")
     text = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("---\nconfigs:\n") and "\n# part: kinds of defect\n\n6 images in kinds that" in text
+    assert "\n# part\\: kinds of defect\n" in text and "\n6 images in kinds that" in text
+    card = read_front_matter(text)
+    assert card["configs"][0]["data_files"][0]["path"] == ["metadata.jsonl", "*/test/**", "*/ground_truth/**"]
+    assert "product:part" in card["tags"]
     assert "1 of them have regions that a person put into another kind, and 1 more images are left out" in text
     assert "| deep scratch | 2 | 2 |" in text and "| None" not in text
 

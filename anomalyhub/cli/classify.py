@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from anomalyhub.cli.pushing import pushes
-from anomalyhub.cli.support import bar, output, readable
+from anomalyhub.cli.support import bar, open_dataset, output, readable
 from anomalyhub.cli.verbs import Data, Out, Overwrite, Product, Seed, Skip, _example, app
 from anomalyhub.config import configure, parse_settings
 from anomalyhub.errors import InvalidArgumentError
@@ -160,7 +160,7 @@ def fit(
         },
     )
     inputs = [path for path in (data, model, kinds, pretrained) if path is not None]
-    roots = [] if data is None else [_root(data, product)]
+    roots = [] if data is None else [open_dataset(data, product).root]
     with output(out, overwrite, roots, *inputs) as staged, bar("classify") as progress:
         made = classify_to(staged, config, seed=seed, progress=progress, checkpoints=checkpoints)
     for notice in made.notices:
@@ -193,13 +193,12 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Name the kind of images that are all taken to be defective: classes.csv, and metrics.json with labels."""
-    from anomalyhub.data import load_dataset
     from anomalyhub.pipeline import Inspector
     from anomalyhub.pipeline.classify import EXAMPLES, predict_to, read_examples
     from anomalyhub.types import GOOD
 
     inspector = Inspector.load(classifier, backbone=detector_backbone, crop_backbone=backbone)
-    dataset = load_dataset(data, product)
+    dataset = open_dataset(data, product)
     left_out = {*(exclude or ()), *(() if with_normal else (GOOD,))}
     samples = dataset.split(split)
     samples = samples.without(ref.id for ref in samples.refs if ref.label in left_out)
@@ -221,12 +220,6 @@ def predict(
 def _binarizer(text: str) -> dict[str, Any]:
     name, *options = text.split(",")
     return {"binarizer": name, "binarizer_settings": parse_settings(options)}
-
-
-def _root(data: Path, product: str | None) -> Path:
-    from anomalyhub.data import load_dataset
-
-    return load_dataset(data, product).root
 
 
 def _say_fit(made: Any, out: Path) -> None:

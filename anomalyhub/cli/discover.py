@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomalyhub.cli.pushing import pushes
-from anomalyhub.cli.support import bar, output
+from anomalyhub.cli.support import bar, open_dataset, output
 from anomalyhub.cli.verbs import Data, Out, Overwrite, Product, Seed, Skip, _example, app
 from anomalyhub.config import configure, parse_settings
 
@@ -95,7 +95,8 @@ def discover(
         },
     )
     inputs = [path for path in (model, maps, base, apply) if path is not None]
-    with output(out, overwrite, [_root(data, product)], data, *inputs) as staged, bar("discover") as progress:
+    roots = [open_dataset(data, product).root]
+    with output(out, overwrite, roots, data, *inputs) as staged, bar("discover") as progress:
         found = discover_to(staged, config, seed=seed, progress=progress)
     for reason in found.skipped:
         print(f"anomalyhub: skipped: {reason}", file=sys.stderr)
@@ -105,12 +106,6 @@ def discover(
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _root(data: Path, product: str | None) -> Path:
-    from anomalyhub.data import load_dataset
-
-    return load_dataset(data, product).root
 
 
 def _say(found: Discovered, out: Path) -> None:

@@ -62,10 +62,13 @@ def output(out: Path, overwrite: bool, roots: Sequence[Path], *inputs: Path) -> 
         yield staged
 
 
-def open_dataset(data: Path, product: str | None):
+def open_dataset(data: Path, product: str | None, seed: int = 0):
     from anomalyhub.data import load_dataset
 
-    return load_dataset(data, product)
+    dataset = load_dataset(data, product, seed=seed)
+    for notice in dataset.notices:
+        print(f"anomalyhub: notice: {notice}", file=sys.stderr)
+    return dataset
 
 
 def open_named(data: Path | None, product: str | None, detector: str) -> tuple[Any, str | None]:
@@ -76,14 +79,23 @@ def open_named(data: Path | None, product: str | None, detector: str) -> tuple[A
     """
     if data is None:
         return None, product
-    folder = data.expanduser()
-    if product not in (None, data.name) and os.path.isdir(folder) and not os.path.isdir(folder / product):
+    if product not in (None, data.name) and not _holds(data, product):
         from anomalyhub.pipeline.inspector import is_prompted  # torch: not before it is needed
 
         if is_prompted(detector):
             return open_dataset(data, None), product
     dataset = open_dataset(data, product)
     return dataset, product or (None if dataset.layout in ("flat", "classes") else dataset.product)
+
+
+def _holds(data: Path, product: str) -> bool:
+    """Whether a root may have the product; what is neither a folder nor on the Hub is another's to refuse."""
+    from anomalyhub.data import is_hub, list_products
+
+    if is_hub(data):
+        return product in list_products(data)
+    folder = data.expanduser()
+    return not os.path.isdir(folder) or os.path.isdir(folder / product) or product in list_products(folder)
 
 
 def words_setting(detector: str, words: str | None) -> dict[str, str]:

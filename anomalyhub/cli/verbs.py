@@ -40,7 +40,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Data = Annotated[Path, typer.Option("--data", help="A data set's root, one product's folder, or a folder of images.")]
+Data = Annotated[
+    Path,
+    typer.Option("--data", help="A data set's root, one product's folder, a folder of images, or hf:OWNER/NAME."),
+]
 Product = Annotated[str | None, typer.Option("--product", help="One of the products of the data set's root.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist yet, or be empty.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the --out folder.")]
@@ -312,6 +315,8 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
     data_root: Annotated[Path | None, typer.Option(help="Lets the app offer the data sets below this folder.")] = None,
     home: Annotated[Path | None, typer.Option(help="Keeps models and discoveries; default $ANOMALYHUB_HOME.")] = None,
+    store: Annotated[list[str] | None, typer.Option(help="folder:PATH that visitors may use; repeatable.")] = None,
+    results: Annotated[list[Path] | None, typer.Option(help="Of a benchmark, for the leaderboard; repeatable.")] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the browser.")] = False,
 ) -> None:
     """Open the app."""
@@ -320,6 +325,8 @@ def demo(
     command += ["--port", str(port)] if port is not None else []
     command += ["--data-root", str(data_root)] if data_root is not None else []
     command += ["--home", str(home)] if home is not None else []
+    command += [part for spec in store or () for part in ("--store", spec)]
+    command += [part for folder in results or () for part in ("--results", str(folder))]
     command += ["--no-browser"] if no_browser else []
     with subprocess.Popen(command) as process:
         try:

@@ -1,6 +1,7 @@
 """Images, masks and data sets on disk."""
 
 from anomalyhub.data.dataset import Dataset, SampleRef, Split, list_products, load_dataset
+from anomalyhub.data.hf import is_hub
 from anomalyhub.data.images import IMAGE_SUFFIXES, MAX_PIXELS, check_image, read_image, read_mask
 from anomalyhub.data.support import support_sets
 from anomalyhub.data.uploads import Limits, gather_uploads
@@ -14,6 +15,7 @@ __all__ = [
     "Split",
     "check_image",
     "gather_uploads",
+    "is_hub",
     "list_products",
     "load_dataset",
     "read_image",

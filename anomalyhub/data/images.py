@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -34,7 +36,25 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+@dataclass(frozen=True)
+class Encoded:
+    """An image file that is part of another file, such as a row of a table.
+
+    name  what messages call it, fit for a terminal     data  its bytes
+    """
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+#: Where an image's bytes are.
+Source = str | Path | Encoded
+
+
+def read_image(path: Source, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file to (H, W, 3) uint8 RGB, upright.
 
     The orientation of EXIF or XMP is applied, alpha is composited on white, and the first page or frame is taken.
@@ -44,16 +64,16 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises InvalidImageError for a file that is missing, empty, unreadable, truncated, no image, larger than
     `max_pixels` (at most MAX_PIXELS), or of pixels without a known range (32-bit integers, floats outside [0, 1]).
     """
-    array, orientation = _rgb(Path(path), max_pixels)
+    array, orientation = _rgb(_source(path), max_pixels)
     return _upright(array, orientation)
 
 
-def check_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+def check_image(path: Source, *, max_pixels: int = MAX_PIXELS) -> None:
     """Raise the InvalidImageError that `read_image` would raise; several times quicker on JPEG files."""
-    _rgb(Path(path), max_pixels, quick=True)
+    _rgb(_source(path), max_pixels, quick=True)
 
 
-def read_mask(paths: str | Path | Iterable[str | Path], shape: tuple[int, int], rule: MaskRule = "half") -> np.ndarray:
+def read_mask(paths: Source | Iterable[Source], shape: tuple[int, int], rule: MaskRule = "half") -> np.ndarray:
     """Decode one or several mask files to their union, (H, W) bool in the frame of an image of `shape` (H, W).
 
     rule  "half": above half of the file's own maximum, for anti-aliased masks; a file of zeros is an empty mask.
@@ -65,8 +85,7 @@ def read_mask(paths: str | Path | Iterable[str | Path], shape: tuple[int, int], 
     if rule not in ("half", "nonzero"):
         raise InvalidArgumentError(f"unknown mask rule {rule!r}: choose one of half, nonzero")
     union = np.zeros(shape, bool)
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        path = Path(path)
+    for path in map(_source, [paths] if isinstance(paths, (str, Path, Encoded)) else paths):
         image, orientation = _decode(path, MAX_PIXELS)
         values = _upright(_to_values(image, rule), orientation)
         mask = values > (values.max() / 2 if rule == "half" else 0)
@@ -74,7 +93,17 @@ def read_mask(paths: str | Path | Iterable[str | Path], shape: tuple[int, int], 
     return union
 
 
-def _decode(path: Path, max_pixels: int, quick: bool = False) -> tuple[Image.Image, int]:
+def read_file(path: str | Path) -> Encoded:
+    """An image file's bytes, undecoded. Raises InvalidImageError where it cannot be read."""
+    with _open(Path(path)) as file:
+        return Encoded(str(path), file.read())
+
+
+def _source(path: Source) -> Path | Encoded:
+    return path if isinstance(path, Encoded) else Path(path)
+
+
+def _decode(path: Path | Encoded, max_pixels: int, quick: bool = False) -> tuple[Image.Image, int]:
     """A loaded image in the file's own mode, and the EXIF orientation (1 to 8) still to be applied."""
     max_pixels = min(max_pixels, MAX_PIXELS)
     with _open(path) as file:
@@ -98,8 +127,12 @@ def _decode(path: Path, max_pixels: int, quick: bool = False) -> tuple[Image.Ima
         return image, _orientation(image)
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path | Encoded) -> BinaryIO:
     """Open a regular file that holds at least one byte."""
+    if isinstance(path, Encoded):
+        if not path.data:
+            raise InvalidImageError(f"{path} is empty: store the image again or leave it out")
+        return io.BytesIO(path.data)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -113,16 +146,17 @@ def _open(path: Path) -> BinaryIO:
         raise InvalidImageError(f"{path} does not exist: check the path and its spelling") from error
     except PermissionError as error:
         raise InvalidImageError(f"{path} cannot be read, permission denied: give yourself read access") from error
-    except OSError as error:
-        raise InvalidImageError(f"{path} cannot be read, {error.strerror}: check the path and the disk") from error
+    except (OSError, ValueError) as error:  # the latter for a NUL in a name
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidImageError(f"{path} cannot be read, {reason}: check the path and the disk") from error
 
 
-def _too_large(path: Path, max_pixels: int, what: str) -> InvalidImageError:
+def _too_large(path: Path | Encoded, max_pixels: int, what: str) -> InvalidImageError:
     limit = f"{max_pixels / 1e6:g} million"
     return InvalidImageError(f"{path} has {what}, the limit is {limit}: scale it down or cut it up")
 
 
-def _damaged(path: Path, error: Exception) -> InvalidImageError:
+def _damaged(path: Path | Encoded, error: Exception) -> InvalidImageError:
     reason = str(error).strip() or type(error).__name__
     return InvalidImageError(f"{path} is truncated or damaged ({reason}): copy or export the image again")
 
@@ -145,7 +179,7 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _rgb(path: Path, max_pixels: int, quick: bool = False) -> tuple[np.ndarray, int]:
+def _rgb(path: Path | Encoded, max_pixels: int, quick: bool = False) -> tuple[np.ndarray, int]:
     """(H, W, 3) uint8 as stored and the orientation still to be applied; `quick` may shrink the image."""
     image, orientation = _decode(path, max_pixels, quick)
     try:
@@ -156,7 +190,7 @@ def _rgb(path: Path, max_pixels: int, quick: bool = False) -> tuple[np.ndarray, 
         raise _damaged(path, error) from error
 
 
-def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+def _to_rgb(image: Image.Image, path: Path | Encoded) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return np.repeat(_grey_to_8_bit(image, path)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
@@ -165,7 +199,7 @@ def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _grey_to_8_bit(image: Image.Image, path: Path) -> np.ndarray:
+def _grey_to_8_bit(image: Image.Image, path: Path | Encoded) -> np.ndarray:
     """(H, W) uint8 of single-channel pixels of more than 8 bits."""
     values = np.asarray(image)
     if image.mode == "F":
@@ -191,7 +225,7 @@ def _to_values(image: Image.Image, rule: MaskRule) -> np.ndarray:
     return np.asarray(image.convert("RGB")).max(axis=2)
 
 
-def _fitted(mask: np.ndarray, shape: tuple[int, int], path: Path) -> np.ndarray:
+def _fitted(mask: np.ndarray, shape: tuple[int, int], path: Path | Encoded) -> np.ndarray:
     """`mask` at `shape` by nearest neighbour."""
     if mask.shape == tuple(shape):
         return mask

@@ -31,6 +31,8 @@ Refs = list[SampleRef]
 
 #: Part of the normal images that trains where a layout has no split of its own.
 TRAIN_SHARE = 0.8
+#: The table beside the files of an exported image folder.
+METADATA = "metadata.parquet"
 MTD_SPLIT = "mtd_train_filenames.txt"
 VISA_SPLIT = "split_csv/1cls.csv"
 
@@ -48,6 +50,8 @@ def recognise(folder: Path) -> str | None:
         return "mtd"
     if "Data" in subs and "Images" in subfolders(subs["Data"]):
         return "visa"
+    if (folder / METADATA).is_file() and holds_images(folder, below=False):  # an exported flat folder
+        return "flat"
     return "classes" if _has_normals(subs) else None
 
 
@@ -93,12 +97,13 @@ def _by_id(ref: SampleRef) -> str:
     return ref.id
 
 
-def _label(name: str) -> str:
+def normal_label(name: str) -> str:
+    """A class's name; "good" for what means that."""
     return GOOD if name.lower() in _NORMAL else name
 
 
 def _has_normals(subs: dict[str, Path]) -> bool:
-    return any(_label(name) == GOOD and holds_images(sub) for name, sub in subs.items())
+    return any(normal_label(name) == GOOD and holds_images(sub) for name, sub in subs.items())
 
 
 def _split_layout(subs: dict[str, Path]) -> str:
@@ -150,7 +155,7 @@ def _read_split(folder: Path, layout: str) -> tuple[Refs, Refs]:
 
     def refs(part: str, loose_label: str | None) -> Iterable[SampleRef]:
         for name in names[part]:
-            label = _label(name.split("/")[0]) if "/" in name else loose_label
+            label = normal_label(name.split("/")[0]) if "/" in name else loose_label
             found = () if label in (GOOD, None) else masks.of(name)
             yield SampleRef(f"{part}/{name}", folder / part / name, label, found, rule)
 
@@ -253,7 +258,7 @@ def _read_classes(folder: Path, seed: int) -> tuple[Refs, Refs]:
         first, _, rest = name.partition("/")
         if first == "ground_truth":
             continue
-        label = _label(first) if rest else None
+        label = normal_label(first) if rest else None
         found = () if label in (GOOD, None) else masks.of(name)
         refs.append(SampleRef(name, folder / name, label, found))
     return split_normals(refs, seed)

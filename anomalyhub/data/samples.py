@@ -11,7 +11,7 @@ from typing import overload
 
 import numpy as np
 
-from anomalyhub.data.images import MaskRule, read_image, read_mask
+from anomalyhub.data.images import Encoded, MaskRule, Source, read_file, read_image, read_mask
 from anomalyhub.errors import InvalidImageError
 from anomalyhub.types import GOOD, Sample
 
@@ -37,13 +37,28 @@ class SampleRef:
 
         Raises InvalidImageError as `read_image` and `read_mask` do.
         """
-        image = read_image(self.path)
+        return self._decoded(self.path, self.masks, self.path)
+
+    def encoded(self) -> Encoded:
+        """The image file as it is. Raises InvalidImageError where it cannot be read."""
+        return read_file(self.path)
+
+    def encoded_masks(self) -> list[Encoded]:
+        """The mask files as they are. Raises InvalidImageError where one cannot be read."""
+        return [read_file(path) for path in self.masks]
+
+    def lies_in(self, folder: Path) -> bool:
+        """Whether the image file is below a folder, links followed."""
+        return self.path.resolve().is_relative_to(folder.resolve())
+
+    def _decoded(self, image: Source, masks: Sequence[Source], path: Path | None) -> Sample:
+        pixels = read_image(image)
         mask = None
         if self.label == GOOD:
-            mask = np.zeros(image.shape[:2], bool)
-        elif self.masks:
-            mask = read_mask(self.masks, image.shape[:2], self.mask_rule)
-        return Sample(self.id, image, self.label, mask, self.path)
+            mask = np.zeros(pixels.shape[:2], bool)
+        elif masks:
+            mask = read_mask(masks, pixels.shape[:2], self.mask_rule)
+        return Sample(self.id, pixels, self.label, mask, path)
 
 
 class Split(Sequence[Sample]):

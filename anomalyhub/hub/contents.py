@@ -29,14 +29,18 @@ _TEXTS = frozenset({".json", ".md", ".txt", ".csv"})
 #: Suffixes that are pulled; all else stays where it is. A space is only ever pushed.
 _PULLED: Mapping[str, frozenset[str]] = {
     "model": frozenset({".json", ".safetensors", ".md"}) | _PICTURES,
-    "dataset": _TEXTS | _PICTURES | {".jsonl", ".parquet", ".tif", ".tiff", ".bmp", ".webp", ".yaml", ".svg", ".html"},
+    "dataset": _TEXTS
+    | _PICTURES
+    | frozenset(".jpe .jfif .tif .tiff .bmp .webp .pgm .ppm .jsonl .parquet .yaml .svg .html".split()),
     "space": frozenset(),
 }
 _NAMED = frozenset({"LICENSE", "LICENCE", "NOTICE"})
 #: Files that a Hub or a person's computer adds, and that nobody has to be told about.
 _SILENT = frozenset({".gitattributes", ".gitignore", ".DS_Store", "Thumbs.db"})
-#: Limits of what is pulled: files, bytes of all and of one, of one JSON or text.
+#: Limits of what is pulled: files, bytes of all and of one, of one text.
 MAX_FILES, MAX_BYTES, MAX_TEXT_BYTES = 200_000, 200 * 1024**3, 256 * 1024**2
+#: Of a model's JSON and card, which are read whole: lists in lists take twenty times as much memory as text.
+_MAX_JSON_BYTES = 8 * 1024**2
 _MAX_NAME, _MAX_PART = 1024, 240  # bytes
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -181,7 +185,7 @@ def choose(entries: Iterable[Entry], kind: str) -> tuple[list[Entry], list[str]]
     _check_collisions([entry.path for entry in entries])
     chosen = [entry for entry in entries if _is_pulled(entry.path, kind)]
     for entry in chosen:
-        _check_size(entry)
+        _check_size(entry, kind)
     total = sum(entry.size for entry in chosen)
     if total > MAX_BYTES:
         raise UnsafeRepositoryError(
@@ -206,9 +210,10 @@ def _left_out(names: Sequence[str]) -> list[str]:
     return [f"left out {shown}: a pull takes safetensors, JSON, tables and pictures, and nothing that could be run"]
 
 
-def _check_size(entry: Entry) -> None:
-    text = PurePosixPath(entry.path).suffix.lower() in (".json", ".md", ".txt", ".yaml")
-    limit = MAX_TEXT_BYTES if text else MAX_BYTES
+def _check_size(entry: Entry, kind: str) -> None:
+    limit = MAX_BYTES
+    if PurePosixPath(entry.path).suffix.lower() in (".json", ".md", ".txt", ".yaml"):
+        limit = _MAX_JSON_BYTES if kind == "model" else MAX_TEXT_BYTES
     if not isinstance(entry.size, int) or isinstance(entry.size, bool) or not 0 <= entry.size <= limit:
         raise UnsafeRepositoryError(
             f"{_shown(entry.path)} is said to have {_shown(str(entry.size))} bytes, and at most {limit} are taken: "
@@ -261,11 +266,10 @@ def open_regular(path: Path) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise UnsafeRepositoryError(f"{path.name} cannot be read ({error.strerror}): it is not pulled") from error
-    file = os.fdopen(descriptor, "rb", buffering=0)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise UnsafeRepositoryError(f"{path.name} is no regular file: it is not pulled")
-    return file
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def copy_hashed(

@@ -241,8 +241,8 @@ def _readme(board: Board, product: str, counts: Sequence[ClassCount], entries: S
         f"{changed} of them have regions that a person put into another kind, and {left} more images are left out\n"
         "because the person was unsure of them.",
         "\n".join(["| kind | images | crops |", "|---|---|---|", *rows]),
-        f"Images are in {code(f'{product}/test/KIND')} and masks in {code(f'{product}/ground_truth/KIND')}, as in MVTec\n"
-        f"AD. There is no {code(f'{product}/train/good')}: put images of normal parts there to fit a detector.",
+        f"Images are in {code(f'{product}/test/KIND')} and masks in {code(f'{product}/ground_truth/KIND')}, as in\n"
+        f"MVTec AD. There is no {code(f'{product}/train/good')}: put images of normal parts there to fit a detector.",
     ]
     subset, tags = Subset("default", {"test": _FILES}, default=True), [f"product:{product}"]
     return dataset_card(f"{product}: kinds of defect", [subset], tags=tags, columns=_COLUMNS, notes=notes)
