@@ -188,3 +188,23 @@ def test_benchmarks_push_their_results(tmp_path, share):
     assert "coreset.json" in create_store(share).files("acme/results", "dataset").by_path
     failed = subprocess.run([*command, broken(tmp_path)], capture_output=True, text=True, timeout=LONG)
     assert failed.returncode == 1 and "anomalyhub push" in failed.stderr
+
+
+def test_the_cache_loses_what_nobody_asks_for(tmp_path, share, data, monkeypatch):
+    import os
+    import time
+
+    from anomalyhub.hub.base import prune_cache
+
+    monkeypatch.setenv("ANOMALYHUB_HOME", str(tmp_path / "home"))
+    for name in ("old", "used", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.csv").write_text(name)
+        create_store(share).push(tmp_path / name, f"acme/{name}", "dataset")
+    folders = {name: create_store(share).pull(f"acme/{name}", "dataset").folder for name in ("old", "used", "new")}
+    for name in ("old", "used"):
+        os.utime(folders[name], (time.time() - 40 * 86400,) * 2)
+    assert create_store(share).pull("acme/used", "dataset").folder == folders["used"]
+    prune_cache()
+    assert [name for name, folder in folders.items() if folder.is_dir()] == ["used", "new"]
+    assert (folders["used"] / "a.csv").read_text() == "used"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anomalyhub.cli.pushing import pushes
 from anomalyhub.cli.support import bar, open_dataset, output, readable
 from anomalyhub.cli.verbs import Data, Out, Overwrite, Seed, Skip, _example, app
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         "anomalyhub export --data sample --format parquet --out sample_data",
     )
 )
+@pushes("dataset")
 def export(
     data: Data,
     out: Out,

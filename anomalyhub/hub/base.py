@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from anomalyhub.protocols import Progress, part
 TAG = "anomalyhub"
 #: How a tag begins that names a product.
 PRODUCT_TAG = "product:"
+#: Seconds that the cache keeps what nobody asks for.
+CACHE_SECONDS = 30 * 86400.0
 #: The share of a push's progress that comparing takes.
 _COMPARED = 0.1
 _CARD, _MAX_CARD = "README.md", 1 << 20
@@ -172,7 +176,9 @@ class BaseStore(ABC):
             what = f"{repo_id} on {self.spec} has no file that a pull of a {kind} takes"
             raise StoreError(f"{what}: check the name and --kind")
         target = self._cached(repo_id, kind, listing.revision) if out is None else Path(out)
-        if out is not None or not target.is_dir():
+        if out is None and target.is_dir():
+            os.utime(target)  # see `prune_cache`
+        else:
             with atomic_folder(target, overwrite or out is None) as staged:
                 self._assemble(staged, repo_id, kind, listing.revision, chosen, out is None, progress)
                 if kind == "model":
@@ -294,6 +300,15 @@ def cache_root() -> Path:
     """Where AnomalyHub keeps what it can get again: $ANOMALYHUB_HOME, else $XDG_CACHE_HOME/anomalyhub or ~/.cache/…"""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "anomalyhub"
     return Path(os.environ.get("ANOMALYHUB_HOME") or cache).expanduser().absolute()
+
+
+def prune_cache(seconds: float = CACHE_SECONDS) -> None:
+    """Remove from the cache what was neither pulled nor written for so long; all of it can be had again."""
+    root, now = cache_root(), time.time()
+    for folder in (*root.glob("pulled/*/*/*/*/*"), *root.glob("rows/*")):
+        with suppress(OSError):  # gone, or another process removes it too
+            if now - folder.stat().st_mtime > seconds:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def reason(error: BaseException, token: str | bool | None = None) -> str:
