@@ -41,6 +41,14 @@ VERBS = (
     "pretrain",
     "classify",
     "demo",
+    "backbones",
+    "export",
+    "leaderboard",
+    "pull",
+    "push",
+    "repos",
+    "swap",
+    "watch",
 )
 COLUMNS = ["path", "score", "p_value", "is_anomalous", "label"]
 #: SIGINT stops the child even where this test runs in the background of a shell, which ignores it there.
@@ -585,7 +593,7 @@ def test_help_has_an_example_that_parses(capfd, monkeypatch, verb, columns):
     out, err = capfd.readouterr()
     assert err == "" and typer.main.get_command(cli.app).commands[verb].help
     examples = [line.strip() for line in out.split("Example:")[1].splitlines() if line.strip()]
-    assert examples and all(line.startswith(f"anomalyhub {verb} ") for line in examples)
+    assert examples and all(f"{line} ".startswith(f"anomalyhub {verb} ") for line in examples)
     for line in examples:
         parse(line.removeprefix("anomalyhub "))
 
