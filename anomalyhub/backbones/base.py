@@ -145,6 +145,8 @@ def even_layers(depth: int) -> list[int]:
 
 def _own_device() -> torch.device:
     """This process's GPU when there is one, else the CPU."""
+    if name := os.environ.get("ANOMALYHUB_DEVICE"):
+        return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return torch.device("cpu")

@@ -14,13 +14,18 @@ from typing import Any
 
 import typer
 
+import anomalyhub.cli.backbones
 import anomalyhub.cli.binarize
 import anomalyhub.cli.classify
 import anomalyhub.cli.discover
+import anomalyhub.cli.export
 import anomalyhub.cli.inspect
+import anomalyhub.cli.leaderboard
 import anomalyhub.cli.share
+import anomalyhub.cli.swap
 import anomalyhub.cli.synthesize
-import anomalyhub.cli.train  # noqa: F401  (these register their verbs)
+import anomalyhub.cli.train
+import anomalyhub.cli.watch  # noqa: F401  (these register their verbs)
 from anomalyhub.cli import support
 from anomalyhub.cli.verbs import app
 from anomalyhub.errors import AnomalyHubError
