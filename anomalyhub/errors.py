@@ -7,6 +7,7 @@
     ├── InvalidDatasetError (ValueError)      a folder that is not a data set, or lacks what is asked of it
     ├── InvalidModelError (ValueError)        a folder that is not a saved model, or one of a newer schema
     ├── InvalidUploadError (ValueError)       an upload that is too large, too many or hostile
+    ├── InvalidRecordError (ValueError)       a result of a benchmark that is damaged, of another schema, or impossible
     ├── OutputError (OSError)                 an output that cannot be written or would overwrite something
     ├── BackboneError (RuntimeError)          weights that cannot be found, downloaded or that do not fit
     ├── NotFittedError (RuntimeError)         predict before fit
@@ -55,6 +56,10 @@ class InvalidModelError(AnomalyHubError, ValueError):
 
 class InvalidUploadError(AnomalyHubError, ValueError):
     """An upload is too large, has too many files, or is hostile."""
+
+
+class InvalidRecordError(AnomalyHubError, ValueError):
+    """A result of a benchmark is damaged, was written with another schema, or holds figures that cannot be."""
 
 
 class OutputError(AnomalyHubError, OSError):

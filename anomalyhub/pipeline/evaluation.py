@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,22 @@ from anomalyhub.errors import InvalidDatasetError, OutputError
 from anomalyhub.metrics import confusion, detection_metrics
 from anomalyhub.pipeline.inspector import Inspector, chunks
 from anomalyhub.protocols import Progress, part
-from anomalyhub.types import GOOD, Sample
+from anomalyhub.types import GOOD, AnomalyMap, Sample
 
 
 def evaluate(
-    inspector: Inspector, samples: Sequence[Sample], progress: Progress | None = None, product: str | None = None
+    inspector: Inspector,
+    samples: Sequence[Sample],
+    progress: Progress | None = None,
+    product: str | None = None,
+    each: Callable[[Sample, AnomalyMap], None] | None = None,
 ) -> dict[str, Any]:
     """All detection metrics on labelled samples, as `anomalyhub evaluate` writes them.
 
     Images without a label are refused; images without a mask count for the image metrics only. Memory: one bit per
     pixel for the masks; the maps go to a temporary folder. Undefined metrics are None, with the reason under "why".
-    A detector with weights trained on this `product`, or on some of these images, gives a "warning".
+    A detector with weights trained on this `product`, or on some of these images, gives a "warning". `each` is called
+    with every image and its map.
     """
     if not len(samples) or None in getattr(samples, "labels", ()):  # before anything is predicted
         raise _unlabelled()
@@ -45,6 +50,8 @@ def evaluate(
                 scores.append(result.image_score)
                 masks.append(sample.mask)
                 maps.append(result.scores)
+                if each is not None:
+                    each(sample, result)
                 known += provenance is not None and provenance.knows(sample.image)
             if progress is not None:
                 progress(0.5 + 0.3 * len(scores) / len(samples), f"predicted {len(scores)} of {len(samples)} images")
