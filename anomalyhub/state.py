@@ -44,11 +44,18 @@ def read_state(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nd
     config = read_config(folder, kind)
     path = Path(folder) / _ARRAYS
     try:
-        return config, load_file(path)
+        arrays = load_file(path)
     except FileNotFoundError as error:
         raise InvalidModelError(f"{folder} has no {_ARRAYS}: copy the whole model folder, or fit again") from error
     except (SafetensorError, OSError) as error:
         raise InvalidModelError(f"{path} is damaged ({error}): copy the model folder again, or fit again") from error
+    for name, array in arrays.items():
+        # a sum takes no memory of the array's size; limits are infinite where nothing lies beyond them
+        with np.errstate(invalid="ignore"):
+            finite = array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)) or name.endswith("limits")
+        if not finite:
+            raise InvalidModelError(f"{path} has no numbers in {name!r}: copy the model folder again, or fit again")
+    return config, arrays
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
@@ -98,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InvalidModelError(
             f"{path.parent} is not a model folder (no {path.name}): give a fit's --out folder"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidModelError(f"{path} is not readable JSON ({error}): copy the model folder again") from error
     if not isinstance(value, dict):
         raise InvalidModelError(f"{path} must hold a JSON object: copy the model folder again")

@@ -35,6 +35,7 @@ ALL = (
     "app",
     "classification",
     "swap",
+    "stores",
 )
 NEEDS_SHARED = (
     "coreset",

@@ -24,7 +24,7 @@ from anomalyhub.errors import (
     InvalidModelError,
     InvalidUploadError,
 )
-from anomalyhub.jobs import files as job_files
+from anomalyhub.locks import open_lock
 from anomalyhub.ui import board, board_view, discover, discover_tab, sources
 from anomalyhub.ui.discover import Settings, Visit
 from anomalyhub.ui.session import Session, Source
@@ -335,7 +335,7 @@ def test_the_page_of_a_new_visitor(work):
 def test_the_page_while_it_runs_and_after_it_failed(visit, work):
     folder = set_status(visit, work, status="running")
     (folder / "progress.json").write_text('{"fraction": 0.25, "text": "epoch 3 of 9: loss 1.2 <b>"}')
-    lock = job_files.open_lock(folder / "log.txt")
+    lock = open_lock(folder / "log.txt")
     try:
         page = shown(visit, work)
         assert "25 %" in page["slot"] and "loss 1.2 &lt;b&gt;" in page["slot"] and page["timer"].active

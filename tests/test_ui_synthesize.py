@@ -19,8 +19,8 @@ from PIL import Image
 from anomalyhub.config import configure
 from anomalyhub.data import SampleRef, Split, load_dataset
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidUploadError, OutputError
-from anomalyhub.jobs import files as job_files
 from anomalyhub.jobs import kinds
+from anomalyhub.locks import open_lock
 from anomalyhub.pipeline.synthesize import SynthesizeConfig, synthesize_to
 from anomalyhub.synthesis import read_synthetic
 from anomalyhub.ui import synthesize, synthesize_layout, synthesize_tab, synthesize_view, views
@@ -87,7 +87,7 @@ class Submitted(list):
         (folder / "config.json").write_text(asked)
         (folder / "log.txt").touch()
         set_status(self._work, folder.name, "queued")
-        self.locks = [*getattr(self, "locks", ()), job_files.open_lock(folder / "log.txt")]
+        self.locks = [*getattr(self, "locks", ()), open_lock(folder / "log.txt")]
         return self._work.get(folder.name)
 
     def close(self):

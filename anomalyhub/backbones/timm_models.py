@@ -32,6 +32,7 @@ def create_timm(spec: BackboneSpec, layers: Sequence[int] | None, device: Any) -
         name, arguments = spec.name, {}
         data = _data_config(pretrained.to_dict() if pretrained else {})
         repo_id = pretrained.hf_hub_id if pretrained else None
+    file = spec.file or _hub_weights(repo_id, spec)  # first: of a network without them nothing need be made
     module = _create(name, arguments, spec.text)
     tokens = getattr(module, "num_prefix_tokens", None)
     info = module.feature_info
@@ -41,7 +42,6 @@ def create_timm(spec: BackboneSpec, layers: Sequence[int] | None, device: Any) -
     chosen = choose_layers(layers, _default_layers(strides, tokens is not None), valid, name)
     indices = [layer - offset for layer in chosen]
     module.prune_intermediate_layers(indices, prune_norm=False, prune_head=True)
-    file = spec.file or _hub_weights(repo_id, spec)
     _load(module, file, name)
     if tokens is None:
         module = module.to(memory_format=torch.channels_last)  # a quarter faster on CPUs

@@ -224,6 +224,9 @@ class BaseClassifier(Pretrained, ABC):
                 self.classes_, self.temperature_ = tuple(map(str, config["classes"])), float(config["temperature"])
                 self.example_images_ = tuple(map(str, config["images"]))
                 self.example_labels_, self.example_pictures_ = arrays["example.labels"], arrays["example.pictures"]
+                counts = {len(self.example_images_), len(self.example_labels_), len(self.example_pictures_)}
+                if len(counts) > 1 or not set(self.example_labels_.tolist()) <= set(range(len(self.classes_))):
+                    raise ValueError("its examples are not of its classes")
                 self.familiarity_ = Familiarity(
                     arrays["example.embeddings"], self.example_labels_, arrays["example.limits"]
                 )

@@ -218,6 +218,10 @@ class BaseStore(ABC):
         """All files of a revision, those that a pull would leave out as well. Raises StoreError."""
         return self._listing(checked_repo_id(repo_id), checked_kind(kind), revision)
 
+    def exists(self, repo_id: str, kind: str = "model") -> bool:
+        """Whether there is such a repository with something in it. Raises StoreError where that cannot be known."""
+        return self._head(checked_repo_id(repo_id), checked_kind(kind)) is not None
+
     def card(self, repo_id: str, kind: str = "model", revision: str | None = None) -> tuple[Listing, str]:
         """All files of a revision, and its README.md; "" where there is none or a huge one. Raises as `pull` does."""
         listing = self.files(repo_id, kind, revision)

@@ -16,6 +16,7 @@ from anomalyhub.classification import BaseClassifier, Evidence, load_classifier
 from anomalyhub.classification.base import thumbnail
 from anomalyhub.classification.evidence import region_coverage
 from anomalyhub.errors import InvalidImageError, InvalidModelError
+from anomalyhub.hub.contents import name_fault
 from anomalyhub.pipeline.evidence import examined, to_evidence
 from anomalyhub.regions import Binarizer
 from anomalyhub.regions.merge import MergedRegions
@@ -243,7 +244,7 @@ def _references(folder: Path) -> tuple[Sample, ...]:
     images = read_json(index).get("images")
     if not isinstance(images, dict):
         raise InvalidModelError(f"{index} is damaged: copy the model folder again")
-    names = [(str(name), str(identity)) for name, identity in images.items() if Path(name).name == name]
+    names = [(name, str(identity)) for name, identity in images.items() if "/" not in name and not name_fault(name)]
     return tuple(Sample(identity, read_image(folder / REFERENCES / name)) for name, identity in names)
 
 

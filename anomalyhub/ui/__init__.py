@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +23,15 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr  # noqa: E402
 
+from anomalyhub.hub import create_store  # noqa: E402
 from anomalyhub.ui.classify_tab import build_classify_tab  # noqa: E402
+from anomalyhub.ui.compare_tab import build_compare_tab  # noqa: E402
 from anomalyhub.ui.detect_tab import build_detect_tab  # noqa: E402
 from anomalyhub.ui.discover_tab import build_discover_tab  # noqa: E402
+from anomalyhub.ui.hub_tab import build_hub_tab  # noqa: E402
 from anomalyhub.ui.inspect_tab import build_inspect_tab  # noqa: E402
+from anomalyhub.ui.leaderboard_tab import build_leaderboard_tab  # noqa: E402
+from anomalyhub.ui.serving import add_endpoint  # noqa: E402
 from anomalyhub.ui.session import Session  # noqa: E402
 from anomalyhub.ui.sources import NORMALS  # noqa: E402
 from anomalyhub.ui.synthesize_tab import build_synthesize_tab  # noqa: E402
@@ -39,6 +44,9 @@ TABS = [
     ("Synthesize & pretrain", build_synthesize_tab),
     ("Classify", build_classify_tab),
     ("Inspect", build_inspect_tab),
+    ("Compare", build_compare_tab),
+    ("Hub", build_hub_tab),
+    ("Leaderboard", build_leaderboard_tab),
 ]
 
 DEFAULT_PORT = 7860
@@ -48,19 +56,26 @@ _HOUR = 3600
 
 
 def build_app(
-    data_root: str | Path | None = None, *, trusted: bool = False, home: str | Path | None = None
+    data_root: str | Path | None = None,
+    *,
+    trusted: bool = False,
+    home: str | Path | None = None,
+    stores: Sequence[str] = (),
+    results: Sequence[str | Path] = (),
 ) -> gr.Blocks:
     """The app, not yet running.
 
     data_root  a folder whose data sets visitors may choose; nothing outside it can be reached
     trusted    visitors may name any backbone and weights files of this machine, as on one's own computer
     home       where jobs and their images are kept, see `anomalyhub.ui.work.Work`
-    Raises InvalidDatasetError when `data_root` is no folder.
+    stores     folder:PATH of folders that visitors may take models and data sets from, and give theirs to
+    results    folders of a benchmark's results, which the Leaderboard tab shows beside the published figures
+    Raises InvalidDatasetError when `data_root` is no folder, InvalidArgumentError for a store that is none.
     """
     root = Path(data_root).expanduser() if data_root else None
     if root is not None and not root.is_dir():
         raise InvalidDatasetError(f"the data root {data_root} is not a folder: give the folder that holds data sets")
-    work = Work(home)
+    work = Work(home, _folder_stores(stores), results)
     with gr.Blocks(title="AnomalyHub", analytics_enabled=False, delete_cache=(600, _HOUR)) as app:
         session = gr.State(Session(), delete_callback=Session.close)
         gr.HTML(_header(), js_on_load=_TOGGLE, apply_default_css=False)
@@ -68,9 +83,18 @@ def build_app(
             for name, build in TABS:
                 with gr.Tab(name):
                     build(session, root, trusted, work)
+        add_endpoint(work)
         _stop_work_of_those_who_leave(app, session)
     app.work = work
     return app.queue(max_size=64)
+
+
+def _folder_stores(specs: Sequence[str]) -> list[str]:
+    """The same with absolute paths. Raises InvalidArgumentError."""
+    for spec in specs:
+        if not spec.startswith("folder:"):
+            raise InvalidArgumentError(f"{spec!r} is no folder store: write folder:PATH; the Hub is always offered")
+    return [create_store(spec).spec for spec in specs]
 
 
 def launch(
@@ -80,6 +104,8 @@ def launch(
     port: int | None = None,
     data_root: str | Path | None = None,
     home: str | Path | None = None,
+    stores: Sequence[str] = (),
+    results: Sequence[str | Path] = (),
     browser: bool = False,
 ) -> None:
     """Serve the app until interrupted.
@@ -95,7 +121,9 @@ def launch(
         return
     with tempfile.TemporaryDirectory(prefix="anomalyhub-uploads-", ignore_cleanup_errors=True) as folder:
         with _environment(GRADIO_TEMP_DIR=os.environ.get("GRADIO_TEMP_DIR", folder)):
-            _serve(build_app(data_root, trusted=_is_loopback(host), home=home), host, port, browser)
+            trusted = _is_loopback(host)
+            app = build_app(data_root, trusted=trusted, home=home, stores=stores, results=results)
+            _serve(app, host, port, browser)
 
 
 def _check_address(host: str, port: int | None) -> None:
@@ -195,7 +223,7 @@ def _stop_work_of_those_who_leave(app: gr.Blocks, session: gr.State) -> None:
 
     def left(request: gr.Request) -> None:
         if state := present.get(request.session_hash):
-            state.cancel()
+            state.leave()
 
     app.load(arrived, session, session, api_name="arrived", queue=False, show_progress="hidden")
     app.unload(left)

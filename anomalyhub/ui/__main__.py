@@ -19,6 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--home", metavar="DIR", help="keep models and discoveries here (default: $ANOMALYHUB_HOME, or the cache)"
     )
+    parser.add_argument(
+        "--store", metavar="folder:PATH", action="append", default=[], help="let visitors take from it and give to it"
+    )
+    parser.add_argument(
+        "--results", metavar="DIR", action="append", default=[], help="show a benchmark's results on the leaderboard"
+    )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that temporary files are removed
@@ -30,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             port=options.port,
             data_root=options.data_root,
             home=options.home,
+            stores=options.store,
+            results=options.results,
             browser=not options.no_browser,
         )
     except AnomalyHubError as error:

@@ -1,6 +1,6 @@
 // Close with the cross, a click beside the view or Escape; arrows go to the neighbours in the gallery.
 // those of the tab in front
-const cards = () => [...document.querySelectorAll(".ah-card")].filter((card) => card.offsetParent);
+const cards = () => [...document.querySelectorAll(".ah-card, .ah-l-row")].filter((card) => card.offsetParent);
 const shown = () => element.querySelector("[data-index]");
 const close = () => {
   const index = shown()?.dataset.index;

@@ -18,7 +18,7 @@ from anomalyhub.report.overlay import fit_within
 from anomalyhub.report.results import write_results
 from anomalyhub.report.tables import Prediction, write_predictions_csv
 from anomalyhub.types import GOOD, AnomalyMap, Inspection, Sample
-from anomalyhub.ui import learning, methods, sources
+from anomalyhub.ui import gpu, learning, methods, sources
 from anomalyhub.ui.session import Checked, Job, Session, Source
 
 #: Longer side in pixels of the pictures and maps that are kept. Maps are smoother than this.
@@ -105,7 +105,7 @@ def check(session: Session, which: str, progress: Progress | None = None) -> str
             raise InvalidArgumentError("nothing has been learned yet: press Learn in step 2")
         images, notices = _to_check(session, which)
         checked = []
-        for sample, result in inspector.inspect_with_samples(_readable(images, notices, job)):
+        for sample, result, _ in gpu.explain(inspector, _readable(images, notices, job), session.folder):
             checked.append(_kept(sample, result))
             job.check()
         if not checked:

@@ -22,7 +22,7 @@ def control_values(session: Session, which: str) -> list:
     learned, checked = source is not None and session.inspector is not None, bool(source and session.checked)
     tests = len(source.tests) if source else 0
     which = which if tests else "uploads"
-    can_learn = source is not None and not busy
+    can_learn = bool(source and source.photos) and not busy
     ready = learned and (which == "tests" or bool(session.unknown))
     these = "Test images" if session.have != "none" else "These photos"
     choices = [(f"{these} ({tests})", "tests"), ("My images" if session.have != "none" else "Others", "uploads")]

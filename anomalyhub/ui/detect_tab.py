@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,7 @@ def build_detect_tab(session: gr.State, data_root: Path | None, trusted: bool, w
     work       the app's jobs
     """
     ui = SimpleNamespace(session=session, data_root=data_root, trusted=trusted, work=work)
+    ui.tab = gr.context.Context.block
     lay_out(ui)
     _wire_have(ui)
     _wire_normals(ui)
@@ -211,13 +213,18 @@ def _watched(session: Session, steps: Iterator[tuple[float, str]]) -> Iterator[t
             for fraction, text in steps:
                 yield views.progress_bar(fraction, text), learning.remembered(session)
     except gr.Error as error:  # the message goes away, the reason stays
-        yield views.notice_list([error.message]) if error.visible else _STOPPED, learning.remembered(session)
+        yield views.notice_list([unescape(error.message)]) if error.visible else _STOPPED, learning.remembered(session)
         raise
     yield views.said(learning.what_was_learned(session)), learning.remembered(session)
 
 
 def _wire_return(ui: SimpleNamespace) -> None:
-    """A page that is loaded again finds its model, and the job that still learns."""
+    """A page that is loaded again finds its model, and the job that still learns; the Hub tab may bring another one."""
+
+    @errors_shown()
+    def enter(session: Session, which: str):
+        which = "tests" if session.source is not None and session.source.kind == "hub" else which
+        return [session.have, *control_values(session, which)]
 
     @errors_shown()
     def recall(session: Session, memory, which: str):
@@ -233,6 +240,8 @@ def _wire_return(ui: SimpleNamespace) -> None:
             return
         yield from _watched(session, learning.go_on(session, ui.work))
 
+    entered = [ui.have, *controls(ui)]
+    ui.tab.select(enter, [ui.session, ui.which], entered, api_name="detect_opened", **UNLISTED)
     inputs = [ui.session, ui.memory, ui.which]
     page = gr.context.Context.root_block
     out = [ui.have, *ui.methods.values(), ui.product_name, *controls(ui)]

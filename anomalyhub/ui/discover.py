@@ -60,7 +60,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Settings:
-    """Step 2. classes is "auto" or a number of kinds; binarizer is mebin, otsu or fixed."""
+    """Step 2. classes is "auto" or a number of kinds; binarizer is mebin, otsu or fixed.
+
+    method  of METHODS, or the id of a job whose kinds are applied
+    """
 
     classes: str = "auto"
     method: str = "clustering"
@@ -259,7 +262,7 @@ def chosen_text(chosen: Chosen) -> str:
 
 def start(visit: Visit, settings: Settings, work: Work, trusted: bool) -> str:
     """Queue the discovery."""
-    chosen = visit.chosen
+    chosen, known = visit.chosen, work.result_of(settings.method, "kinds")
     if chosen is None:
         raise InvalidArgumentError("there are no images yet: choose some in step 1")
     backbone = (settings.backbone or "").strip() or "embedded"
@@ -273,6 +276,8 @@ def start(visit: Visit, settings: Settings, work: Work, trusted: bool) -> str:
         "binarizer": settings.binarizer,
         "skip_unreadable": True,
     }
+    if known is not None:  # they have their own number, method and backbone
+        config |= {"apply": str(known), "classes": "auto", "discoverer": "clustering", "backbone": None}
     if "data" not in chosen.about:
         kept = [[ref.id, str(ref.path)] for ref in chosen.refs] if chosen.lasting else work.keep(chosen.refs)
         labels = [[ref.label] if ref.label is not None else [] for ref in chosen.refs]
@@ -285,6 +290,14 @@ def start(visit: Visit, settings: Settings, work: Work, trusted: bool) -> str:
     job = work.submit("discover", config, name=f"kinds of {chosen.name}", seed=settings.seed, former=visit.job_id)
     visit.job_id, visit.started, visit.shown = job.id, chosen, {}
     return f"Looking for the kinds of defect in {chosen.name}."
+
+
+def offered_methods(session: Session, work: Work) -> list[tuple[str, str]]:
+    """(text, value) of the methods, and of the kinds that the Hub tab has taken: images are assigned to those."""
+    made = [(text, name) for name, text in METHODS.items()]
+    if work.result_of(session.kinds_job, "kinds") is not None:
+        made.append((f"The kinds of {work.get(session.kinds_job).asked.get('name')}", session.kinds_job))
+    return made
 
 
 def _number_of_kinds(text: Any) -> int | str:

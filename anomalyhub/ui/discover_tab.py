@@ -27,6 +27,7 @@ _TAKE = "(visit, deeds) => [visit, JSON.stringify(window.anomalyhubDeeds?.['ah-b
 def build_discover_tab(session: gr.State, data_root: Path | None, trusted: bool, work: Work) -> None:
     """Lay out the tab inside the current gr.Tab and wire it; arguments as those of `build_detect_tab`."""
     ui = SimpleNamespace(session=session, data_root=data_root, trusted=trusted, work=work)
+    ui.tab = gr.context.Context.block
     nowhere = Standing(None, "", None)
     lay_out(ui, _heads(Visit(), nowhere), _stage(Visit(), nowhere))
     _wire_images(ui)
@@ -212,6 +213,11 @@ def _wire_job(ui: SimpleNamespace) -> None:
             return [changed.get(part, gr.skip()) for part in _controls(ui)]
         return _control_values(visit, ui.work)
 
+    @errors_shown()
+    def enter(session: Session, method: str):
+        offered = discover.offered_methods(session, ui.work)
+        return gr.Radio(offered, value=method if method in dict(offered).values() else "clustering")
+
     inputs = [ui.session, ui.visit, ui.classes, ui.method, ui.backbone, ui.binarizer, ui.seed]
     begun = ui.start.click(start, inputs, [ui.visit, ui.memory], api_name="discover", show_progress="hidden", **READ)
     _show(ui, begun, "discover_shown").success(None, js=_STAGE)
@@ -220,6 +226,7 @@ def _wire_job(ui: SimpleNamespace) -> None:
     again = ui.resume.click(resume, ui.visit, None, api_name="resume_discover", **QUICK)
     _show(ui, again, "resume_discover_shown")
     ui.timer.tick(tick, ui.visit, _controls(ui), api_name="discover_progress", **UNLISTED)
+    ui.tab.select(enter, [ui.session, ui.method], ui.method, api_name="discover_opened", **UNLISTED)
     page = gr.context.Context.root_block
     both = [ui.visit, ui.memory]
     back = {"inputs": [ui.session, *both], "outputs": [*both, *_controls(ui)], **UNLISTED}

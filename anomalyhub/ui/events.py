@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -42,7 +43,10 @@ def errors_shown() -> Iterator[None]:
         yield
     except AnomalyHubError as error:
         known = isinstance(error, Cancelled)  # to the visitor, who has pressed Cancel
-        raise gr.Error(str(error), duration=15, visible=not known, print_exception=False) from error
+        text = escape(str(error), quote=False)  # the page takes it for HTML, and names in it may be a stranger's
+        raise gr.Error(text, duration=15, visible=not known, print_exception=False) from error
+    except gr.Error:  # of the machine that the app runs on, such as a GPU that cannot be had now
+        raise
     except Exception as error:
         log.exception("a callback of the app failed")
         message = "Something went wrong, and it is our fault: the log of the app has the details. Please try again."

@@ -49,6 +49,8 @@ def step_heads(session: Session) -> list[str]:
 def _photos(session: Session) -> str:
     """What step 1 holds, and whether other photos would do better."""
     source, count = session.source, len(session.source.photos)
+    if not count:
+        return f"{source.name}, taken on the Hub tab"
     if source.have == "none":
         few = "; 20 or more compare better" if count < 20 and session.method == "musc" else ""
         return f"{count} photos of {source.name}{few}"
@@ -73,7 +75,7 @@ def stage(session: Session) -> str:
     source = session.chosen
     if source is None:
         return _empty(*_START[session.have], _PICTOGRAM)
-    pictures = _pictures(session, source.photos, _PICTURES)
+    pictures = _pictures(session, source.photos or source.tests, _PICTURES)
     method = methods.find(session.method, session.have)
     verb = method.verb(session.have)
     if session.inspector is None and session.busy:
@@ -116,6 +118,8 @@ _BUSY = {
 
 def _ready(session: Session) -> str:
     calibration, count = session.inspector.calibration, len(session.source.photos)
+    if not count:
+        return f"{session.source.name} was taken on the Hub tab. Choose images in step 3 and press Check."
     if calibration is None:
         return f"A photo scores from 0, flawless, to 1, damaged. Press Check in step 3 to see the {count} photos."
     if calibration.source == "unlabelled":
@@ -136,6 +140,8 @@ def _empty(title: str, text: str, picture: str) -> str:
 
 
 def _pictures(session: Session, split: Split, count: int) -> str:
+    if not split:
+        return _PICTOGRAM
     chosen = sorted({round(i) for i in np.linspace(0, len(split) - 1, min(count, len(split)))})
     pictures = "".join(_thumbnail(session, split.refs[index]) for index in chosen)
     return f'<div class="ah-normals">{pictures}</div>'

@@ -18,7 +18,7 @@ from anomalyhub.data import SampleRef, Split
 from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, InvalidImageError, InvalidModelError
 from anomalyhub.protocols import Progress
 from anomalyhub.types import Inspection, Sample
-from anomalyhub.ui import board, classify, discover, sources
+from anomalyhub.ui import board, classify, discover, gpu, sources
 from anomalyhub.ui.seen import Seen, headline, kept, unpacked
 from anomalyhub.ui.session import Job, Session
 from anomalyhub.ui.work import Work
@@ -156,7 +156,7 @@ def _discovered(session: Session, work: Work):
         with tempfile.TemporaryDirectory(dir=session.folder) as folder:
             save_model(opened, Path(folder) / "kinds")
             named = with_kinds(Inspector.load(Path(model)), Path(folder) / "kinds")
-        return named.with_discoverer(named.discoverer, named.binarizer, references_of(normals))
+        return named.with_discoverer(named.discoverer, named.binarizer, references_of(normals)[0])
 
     return (job.id, str(model), tuple(opened.labels())), load
 
@@ -290,7 +290,7 @@ def _written(
     seen: list[Seen] = []
 
     def results() -> Iterator[tuple[Sample, Inspection]]:
-        for sample, result, why in inspector.explain(samples):
+        for sample, result, why in gpu.explain(inspector, samples, folder.parent):
             seen.append(kept(sample, result, why, inspector.kinds))
             yield sample, result
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import gradio as gr
 
 from anomalyhub.errors import AnomalyHubError, Cancelled
-from anomalyhub.ui import board_view, inspect, inspect_view, seen, views
+from anomalyhub.ui import board_view, hub_take, inspect, inspect_view, seen, views
 from anomalyhub.ui.events import AGAIN, LIGHT, QUICK, READ, UNLISTED, WORK, errors_shown, show_after
 from anomalyhub.ui.inspect import Visit
 from anomalyhub.ui.inspect_layout import lay_out
@@ -108,6 +108,8 @@ def _show(ui: SimpleNamespace, event, api_name: str):
 def _wire_steps(ui: SimpleNamespace) -> None:
     @errors_shown()
     def enter(session: Session, visit: Visit):
+        if inspect.kinds_job(session, ui.work) is None:  # a detector may have been learned for the kinds of the Hub tab
+            hub_take.join_kinds(session, ui.work)
         inspect.choose(session, visit, ui.work)
         keep = inspect.remembered(session, visit, ui.work)
         news = keep["classify"] or keep["discover"]  # else the browser may know more, and tells it in a moment

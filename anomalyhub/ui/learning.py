@@ -35,7 +35,7 @@ def learn(session: Session, settings: Settings, trusted: bool, work: Work) -> It
     """
     with Job(session) as watch:
         source = session.source
-        if source is None:
+        if source is None or not source.photos:
             raise InvalidArgumentError("there are no normal images yet: choose some in step 1")
         method = methods.find(settings.method, source.have)
         config = method.fit_config(settings, trusted) | {"product": source.name, "images": []}
@@ -137,7 +137,12 @@ def recall(session: Session, memory: Any, root: Path | None, work: Work) -> None
     kind, key, have = (str(memory.get(name)) for name in ("kind", "key", "have"))
     session.have = have if have in methods.HAVE else "many"
     session.method = _recalled_method(str(memory.get("method")), session.have)
-    session.source = sources.former_source(kind, key, job.asked["config"], root, session.have)
+    if kind == "hub":
+        job_id, _, product = key.partition("/")
+        tests = sources.pulled_tests(work.result_of(job_id, "dataset"), product)
+    else:
+        tests = sources.former_tests(kind, key, root, session.have)
+    session.source = sources.former_source(kind, key, job.asked["config"], tests, session.have)
     session.fit_job, session.learning = model.id if model else None, learning
     session.busy = "learn" if learning is not None and learning.result is None else "load"
 
@@ -150,8 +155,10 @@ def _recalled_method(key: str, have: str) -> str:
 
 
 def _is_ours(job: jobs.Job, root: Path | None, work: Work) -> bool:
-    """Whether its images are kept ones, or lie in the data folder that is open now."""
+    """Whether its images are kept ones, or lie in the data folder that is open now; a model that was taken has none."""
     config = job.asked["config"]
+    if job.asked.get("adopted"):
+        return True
     paths = [Path(path) for _, path in (*(config.get("images") or ()), *(config.get("kept") or ()))]
     inside = root.resolve() if root is not None else None
     return bool(paths) and all(

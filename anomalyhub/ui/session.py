@@ -29,9 +29,9 @@ class Source:
     name     for people; also the product's name in a saved model
     normals  readable normal images; empty where nobody knows which are normal
     tests    images to check that came along; empty for uploads of normal images
-    kind     "sample", "upload" or "dataset"
+    kind     "sample", "upload", "dataset", or "hub" for what was taken on the Hub tab
     notices  what was left out and why, one sentence each
-    key      the sample product or the data set's name below the data root; empty for uploads
+    key      the sample product or the data set's name below the data root; of a taken data set JOB/PRODUCT; else empty
     have     what it is: of `anomalyhub.ui.methods.HAVE`
     """
 
@@ -82,6 +82,8 @@ class Session:
     pretrain_jobs  ids of the visitor's pretrainings, the oldest first, for the Classify tab
     discover_job   id of the visitor's latest discovery, for the other tabs
     classify_jobs  ids of the visitor's jobs that learn kinds, the oldest first, for the Inspect tab
+    paint_job      id of the visitor's latest painting of defects; kinds_job: of the kinds that the Hub tab has taken
+    token      of the Hub, from the login until the logout, nowhere else; account: whose it is
     have       what the visitor says to have, and method: the key of what is chosen for that
     thumbnails small pictures as data URLs, by their files
     """
@@ -100,6 +102,10 @@ class Session:
     pretrain_jobs: list[str] = field(default_factory=list)
     discover_job: str | None = None
     classify_jobs: list[str] = field(default_factory=list)
+    paint_job: str | None = None
+    kinds_job: str | None = None
+    token: str | None = field(default=None, repr=False)
+    account: str = ""
     have: str = "many"
     method: str = "patchcore"
     thumbnails: dict[Path, str] = field(default_factory=dict, repr=False)
@@ -126,9 +132,14 @@ class Session:
         """Stop what this process does for the visitor, at its next progress report; jobs elsewhere go on."""
         self.ticket, self.busy = self.ticket + 1, ""
 
+    def leave(self) -> None:
+        """The page is closed: stop the work, and forget who has logged in; all else stays for a while, for a return."""
+        self.cancel()
+        self.token, self.account = None, ""
+
     def close(self) -> None:
         """Stop the work, forget everything and remove the files."""
-        self.cancel()
+        self.leave()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self.source = self.inspector = self.unknown = self._folder = self.learning = self.fit_job = None

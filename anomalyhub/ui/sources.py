@@ -181,15 +181,49 @@ def _readable(refs: Sequence[SampleRef], job: Job) -> tuple[list[SampleRef], lis
     return readable, notices
 
 
-def former_source(kind: str, key: str, config: Mapping[str, Any], root: Path | None, have: str = "many") -> Source:
-    """The source that a fit with this config had, with the test images that can still be found."""
-    pairs = (*config.get("images", ()), *config.get("kept", ()))
-    photos, tests = Split(SampleRef(name, Path(path)) for name, path in pairs), Split()
+def pulled_source(folder: Path, product: str, name: str, key: str) -> Source:
+    """A data set that was taken on the Hub tab. Where too few of its images are known to be normal, all are to be
+    compared with each other.
+
+    product  one of its products, "" where it has but one; name: what to call that
+    Raises InvalidDatasetError.
+    """
+    dataset = load_dataset(folder, product or None)
+    (normals, outside), (tests, more) = _inside(folder, dataset.train.refs), _inside(folder, dataset.test.refs)
+    notices = (*outside, *more)
+    if len(normals) >= MIN_NORMALS:
+        return Source(name, _images_only(normals), _images_only(tests), "hub", notices, key)
+    photos, some = some_tests(_images_only({ref.id: ref for ref in (*normals, *tests)}.values()))
+    if len(photos) < MIN_NORMALS:
+        raise InvalidDatasetError(
+            f"{name} has {len(photos)} images and {MIN_NORMALS} are needed: take another data set"
+        )
+    notices += ("no normal photos came along, so these are compared with each other", *([some] if some else []))
+    return Source(name, Split(), photos, "hub", notices, key, "none")
+
+
+def pulled_tests(folder: Path | None, product: str) -> Split:
+    """Test images of a data set that was taken; none where it has gone."""
+    with suppress(AnomalyHubError):
+        if folder is not None:
+            return _images_only(_inside(folder, load_dataset(folder, product or None).test.refs)[0])
+    return Split()
+
+
+def former_tests(kind: str, key: str, root: Path | None, have: str = "many") -> Split:
+    """Test images of a source that can still be found."""
     with suppress(AnomalyHubError):
         if kind == "sample":
-            tests = sample_source(key, have=have).tests
-        elif kind == "dataset" and root is not None:
-            tests = _images_only(_inside(root, load_dataset(_below(root, key)).test.refs)[0])
+            return sample_source(key, have=have).tests
+        if kind == "dataset" and root is not None:
+            return _images_only(_inside(root, load_dataset(_below(root, key)).test.refs)[0])
+    return Split()
+
+
+def former_source(kind: str, key: str, config: Mapping[str, Any], tests: Split, have: str = "many") -> Source:
+    """The source that a fit with this config had, with the test images that were found again."""
+    pairs = (*(config.get("images") or ()), *(config.get("kept") or ()))
+    photos = Split(SampleRef(name, Path(path)) for name, path in pairs)
     if have == "none":  # what was compared, with the labels that are known
         known = {ref.id: ref for ref in tests.refs}
         tests = Split(
@@ -197,7 +231,8 @@ def former_source(kind: str, key: str, config: Mapping[str, Any], root: Path | N
         )
         kind, key = (kind, key) if known else ("upload", "")
         return Source(config["product"], Split(), tests, kind, key=key, have=have)
-    return Source(config["product"], photos, tests, kind if tests else "upload", key=key if tests else "", have=have)
+    kind, key = (kind, key) if tests or kind == "hub" else ("upload", "")
+    return Source(config["product"], photos, tests, kind, key=key, have=have)
 
 
 def labelled_tests(root: Path, name: str) -> tuple[Dataset, list[SampleRef], list[str]]:
@@ -232,8 +267,8 @@ def _below(root: Path, name: str) -> Path:
 
 def _inside(root: Path, refs: Iterable[SampleRef]) -> tuple[list[SampleRef], list[str]]:
     """References whose files lie below `root` with links followed, and a notice about the others."""
-    root, refs = root.resolve(), tuple(refs)
-    inside = [ref for ref in refs if ref.path.resolve().is_relative_to(root)]
+    refs = tuple(refs)
+    inside = [ref for ref in refs if ref.lies_in(root)]
     left_out = len(refs) - len(inside)
     return inside, [f"left out: {left_out} links to files outside the data folder"] if left_out else []
 

@@ -239,6 +239,7 @@ def _wire_jobs(ui: SimpleNamespace) -> None:
     @errors_shown()
     def paint(session: Session, visit: Visit, *form):
         jobs.paint(visit, _form(*form), ui.work)
+        session.paint_job = visit.paint_job
         return visit, jobs.remembered(session, visit)
 
     @errors_shown()
@@ -293,6 +294,7 @@ def _wire_return(ui: SimpleNamespace) -> None:
         found = jobs.recall(session, visit, memory, ui.work)
         if found is None:
             return [gr.skip()] * len(out)
+        session.paint_job = visit.paint_job
         front = "painted" if jobs.painting(visit, ui.work).result is not None else "preview"
         shown = _control_values(session, visit, ui.work, found, front)
         return [visit, jobs.remembered(session, visit), *_form_values(found), *shown, _drawn(visit, found)]

@@ -10,16 +10,20 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anomalyhub.data import SampleRef
 from anomalyhub.errors import InvalidArgumentError, InvalidUploadError, OutputError
 from anomalyhub.fsio import atomic_folder
+from anomalyhub.hub.base import prune_cache
 from anomalyhub.jobs import Job, JobProgress, JobStore
 from anomalyhub.jobs.store import ACTIVE
+from anomalyhub.ui import gpu
 
+#: Where a Space has its storage, if it has any.
+_SPACE_STORAGE = Path("/data")
 #: Jobs of all visitors that may run or wait at one time; each visitor has at most one of a kind.
 MAX_ACTIVE = 12
 #: Seconds that an ended job is kept after its last change.
@@ -36,13 +40,16 @@ class Work:
         jobs/ID/          see anomalyhub.jobs
         inputs/TOKEN/     images or maps of one visitor, for as long as a job names them
 
-    home    default: $ANOMALYHUB_HOME, else $XDG_CACHE_HOME/anomalyhub, else ~/.cache/anomalyhub; where nothing can be
-            written, a temporary folder, whose jobs end with the app
+    home    default: $ANOMALYHUB_HOME, else a Space's storage, else $XDG_CACHE_HOME/anomalyhub or ~/.cache/anomalyhub;
+            where nothing can be written, a temporary folder, whose jobs end with the app
+    stores  specs of the stores that visitors may choose besides the Hub
+    results folders of a benchmark's results for the Leaderboard tab
     notice  says so; empty otherwise
     """
 
-    def __init__(self, home: str | Path | None = None):
-        self.notice = ""
+    def __init__(self, home: str | Path | None = None, stores: Iterable[str] = (), results: Iterable[str | Path] = ()):
+        self.notice, self.stores = "", tuple(stores)
+        self.results = tuple(Path(one).expanduser().absolute() for one in results)
         self.home = _home(home)
         try:
             self.store = self._opened(outlive=True)
@@ -127,7 +134,17 @@ class Work:
                 raise InvalidArgumentError(f"{title} still runs: wait for its end, or cancel it")
             if sum(job.status in ACTIVE and not job.stopping for job in self.store.list()) >= MAX_ACTIVE:
                 raise InvalidArgumentError(f"{MAX_ACTIVE} jobs are waiting already: try again in some minutes")
-            return self.store.submit(kind, config, name=name, seed=seed)
+            where = {"device": "cpu"} if gpu.ZERO else {}  # there jobs have no GPU
+            return self.store.submit(kind, config, name=name, seed=seed, **where)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A name for what is being fetched, on the disk of the jobs; removed at the end, or when killed by `prune`."""
+        folder = self.store.root / f".anomalyhub-{uuid.uuid4().hex}"
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def get(self, job_id: Any, kind: str | None = None) -> Job | None:
         """The job of that id and kind; None for anything else, for ids come from the browser."""
@@ -159,19 +176,23 @@ class Work:
         return text.replace(str(job.folder), f"job {job.id}").replace(str(self.home), "the app's folder")
 
     def prune(self) -> None:
-        """Remove what nobody needs: jobs unchanged for KEPT seconds, more of them to stay below MAX_BYTES, and images
-        that no job names. Raises nothing."""
+        """Remove what nobody needs: jobs unchanged for KEPT seconds, more of them to stay below MAX_BYTES, images
+        that no job names, and what the cache has kept in vain. Raises nothing."""
+        prune_cache()
         with suppress(OSError):  # another app changes the same folder: next time
             for path in self.store.root.glob(".anomalyhub-*"):  # begun by a process that was killed
                 if _age(path) > KEPT:
                     shutil.rmtree(path, ignore_errors=True)
             self._remove_inputs_nobody_needs()
             for job in self.store.idle():
-                if time.time() - job.changed_at <= KEPT and _size(self.home) <= MAX_BYTES:
+                if time.time() - job.changed_at <= KEPT and self._bytes() <= MAX_BYTES:
                     break
                 with suppress(InvalidArgumentError):  # resumed meanwhile
                     job.remove()
                 self._remove_inputs_nobody_needs()
+
+    def _bytes(self) -> int:
+        return _size(self.store.root) + _size(self._inputs)
 
     def _remove_inputs_nobody_needs(self) -> None:
         needed = "\n".join(str(job.asked.get("config")) for job in self.store.list())
@@ -182,11 +203,17 @@ class Work:
 
 def _home(home: str | Path | None) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "anomalyhub"
-    path = Path(home or os.environ.get("ANOMALYHUB_HOME") or cache)
+    path = Path(home or os.environ.get("ANOMALYHUB_HOME") or _kept_by_space() or cache)
     try:
         return path.expanduser().absolute()
     except RuntimeError as error:  # a user without a home
         raise OutputError(f"{path} has no place: set ANOMALYHUB_HOME to a folder") from error
+
+
+def _kept_by_space() -> Path | None:
+    """Where a Hugging Face Space keeps what is to outlive a restart; None elsewhere, and without such storage."""
+    there = os.environ.get("SPACE_ID") and _SPACE_STORAGE.is_dir() and os.access(_SPACE_STORAGE, os.W_OK)
+    return _SPACE_STORAGE / "anomalyhub" if there else None
 
 
 def _age(path: Path) -> float:
