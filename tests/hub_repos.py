@@ -12,6 +12,8 @@ from pathlib import PurePosixPath
 
 import yaml
 
+from anomalyhub.hub.front_matter import read_front_matter
+
 KINDS = ("model", "dataset", "space")
 #: What the Hub's own .gitattributes names, and for data sets pictures too.
 LFS_SUFFIXES = {".safetensors", ".parquet", ".npy", ".bin", ".zip", ".onnx", ".faiss", ".xml.bin"}
@@ -181,11 +183,7 @@ class Repo:
     def card(self, commit: Commit) -> dict:
         """The front matter of README.md; {} where there is none, or no mapping."""
         readme = commit.files.get("README.md")
-        try:
-            data = front_matter(readme.content.decode()) if readme else {}
-        except (ValueError, yaml.YAMLError):
-            return {}
-        return data if isinstance(data, dict) else {}
+        return read_front_matter(readme.content.decode(errors="replace")) if readme else {}
 
     def hub_tags(self, commit: Commit) -> list[str]:
         """What a repository is found by: its card's tags, and those that the Hub makes of other fields."""

@@ -255,8 +255,8 @@ def copy_verified(source: Path, target: Path, entry: Entry, link: bool = False) 
         found = copy_hashed(file, copied.write, entry.size, git=entry.sha256 is None and entry.git_oid is not None)
     if found is None or not _matches(entry, found):
         raise UnsafeRepositoryError(
-            f"{_shown(entry.path)} is not what the repository says it is (size or checksum): pull again, and if that "
-            "does not help, tell its owner to push again"
+            f"{_shown(entry.path)} is not what the repository says it is (size or checksum): pull again; if that "
+            "does not help, its owner removes the file from the repository and pushes again"
         )
 
 

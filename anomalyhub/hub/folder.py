@@ -52,7 +52,7 @@ _ID, _PREFIX, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{4,40}
 _MAX_MANIFEST = 32 << 20
 #: Seconds that a push waits for another one of the same repository; how often it begins again when overtaken.
 _PATIENCE, _RETRIES = 600.0, 10
-_MAX_TEXT, _MAX_TAGS = 300, 100
+_MAX_TEXT, _MAX_TAGS, _MAX_SIZE = 300, 100, 1 << 60
 
 
 class _OvertakenError(StoreError):
@@ -325,7 +325,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _is_recorded(record: Any) -> bool:
     size, sha256 = record["size"], record["sha256"]
-    return type(size) is int and size >= 0 and isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256))
+    return type(size) is int and 0 <= size < _MAX_SIZE and isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256))
 
 
 def _listed(manifest: Mapping[str, Any]) -> Listing:

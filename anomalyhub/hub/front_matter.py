@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from functools import cache
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 _BLOCK = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_MAX_CHARACTERS = 1 << 18
+_MAX_CHARACTERS, _LARGEST, _DEEPEST = 1 << 18, 1 << 63, 60
 
 
 def read_front_matter(text: str) -> dict[str, Any]:
     """What a card says of itself; empty where it has no front matter, or one that is damaged, hostile or huge."""
+    found = _BLOCK.match(text[: _MAX_CHARACTERS + 1])
+    return copy.deepcopy(_read(found[1])) if found else {}
+
+
+@lru_cache(maxsize=64)
+def _read(block: str) -> dict[str, Any]:
     import yaml
 
-    found = _BLOCK.match(text[: _MAX_CHARACTERS + 1])
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        value = yaml.load(found[1], _loader()) if found else None
+        if not _is_plain(yaml.parse(block, loader)):
+            return {}
+        value = yaml.load(block, loader)
+        _check(value)
     except Exception:  # besides its own errors PyYAML lets KeyError, IndexError, ValueError and RecursionError through
         return {}
     return value if isinstance(value, dict) else {}
 
 
-@cache
-def _loader() -> type:
+def _is_plain(events: Iterable[Any]) -> bool:
+    """Without references, of which a few lines can stand for more than a machine's memory, and not deeply nested."""
     import yaml
 
-    class NoAliases(yaml.SafeLoader):
-        """A few lines of references to each other can stand for more than a machine's memory."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+            return False
+    return True
 
-        def compose_node(self, parent, index):
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("references are not followed")
-            return super().compose_node(parent, index)
 
-    return NoAliases
+def _check(value: Any) -> None:
+    """Raise ValueError for a number so large that Python does not write it."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError("too large a number")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check(key)
+            _check(item)
+    elif isinstance(value, (list, tuple, set)):
+        for item in value:
+            _check(item)
