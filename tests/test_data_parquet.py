@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from layout_trees import BLOCK, SHAPE, write_image
 from PIL import Image
 
 from anomalyhub.data import SampleRef, list_products, load_dataset
+from anomalyhub.data import configs as configs_module
 from anomalyhub.data import rows as rows_module
 from anomalyhub.data.configs import files_of
 from anomalyhub.data.rows import RowRef
@@ -352,12 +355,39 @@ def test_files_cut_off_anywhere_and_with_changed_bytes_raise_our_errors_only(tmp
     assert failures > 40
 
 
-def test_a_pattern_that_takes_for_ever_is_refused(tmp_path):
-    write(tmp_path / ("a" * 60 + ".parquet"), labelled("good"))
-    text = card({"config_name": "x", "data_files": "*a" * 30 + "b"})
-    (tmp_path / "README.md").write_text(text, encoding="utf-8")
-    with pytest.raises(InvalidDatasetError, match="of more than 8 stars"):
+@pytest.mark.parametrize(("glob", "words"), [("*a" * 100 + "b", None), ("*a" * 200, "shorten it")])
+def test_a_pattern_takes_no_longer_than_its_length(tmp_path, glob, words):
+    name = "a" * 200 + ".parquet"
+    write(tmp_path / name, labelled("good"))
+    configs = {"config_name": "x", "data_files": glob}, {"config_name": "y", "data_files": "a*.parquet"}
+    (tmp_path / "README.md").write_text(card(*configs), encoding="utf-8")
+    if words is None:
+        assert list_products(tmp_path) == ("y",)
+        return
+    with pytest.raises(InvalidDatasetError, match=words):
         load_dataset(tmp_path)
+
+
+def test_too_many_patterns_for_so_many_files_are_refused():
+    matching, names = configs_module._Matching(), [f"data/{'a' * 90}-{number}.parquet" for number in range(1000)]
+    assert matching(["data/*-7.parquet"], names) == [names[7]]
+    with pytest.raises(InvalidDatasetError, match="too many patterns"):
+        for _ in range(1000):
+            matching(["*b"], names)
+
+
+def test_patterns_mean_what_regular_expressions_say():
+    rng = np.random.default_rng(0)
+    pieces = ["a", "b", "/", "*", "**", "**/", "?", "[ab]", "[!a]", "[a-c]", "."]
+    meant = {"*": "[^/]*", "**": ".*", "**/": "(?:.*/)?", "?": "[^/]", "[!a]": "[^a/]", ".": r"\."}
+    for _ in range(4000):
+        glob = [pieces[piece] for piece in rng.integers(0, len(pieces), rng.integers(1, 7))]
+        pairs = set(itertools.pairwise(glob))
+        if any({"*", "**", "**/"} >= {*pair} or pair == ("**", "/") for pair in pairs):  # which read as one piece
+            continue
+        name = "".join("ab/.c"[letter] for letter in rng.integers(0, 5, rng.integers(1, 8)))
+        expected = re.fullmatch("".join(meant.get(piece, piece) for piece in glob), name)
+        assert configs_module._matcher("".join(glob))(name) == bool(expected), (glob, name)
 
 
 def test_a_link_to_a_folder_is_not_followed(tmp_path):

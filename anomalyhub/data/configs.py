@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,8 @@ from anomalyhub.hub.front_matter import read_front_matter
 #: The config of a data set that names none.
 DEFAULT = "default"
 README = "README.md"
-_MAX_CARD, _MAX_SHARDS, _MAX_CONFIGS, _MAX_STARS = 1024**2, 20_000, 2000, 8
+_MAX_CARD, _MAX_SHARDS, _MAX_CONFIGS, _MAX_GLOB = 1024**2, 20_000, 2000, 300
+_MAX_COMPARED = 20_000_000  # letters
 _ROLES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -100,7 +101,7 @@ def _by_name(shards: Sequence[str]) -> Configs:
 
 def _by_card(files: Files, shards: Sequence[str]) -> Configs:
     configs: dict[str, dict[str, list[str]]] = {}
-    listed = files.card.get("configs")
+    listed, matching = files.card.get("configs"), _Matching()
     for entry in listed[:_MAX_CONFIGS] if isinstance(listed, list) else ():
         if not isinstance(entry, dict):
             continue
@@ -111,8 +112,7 @@ def _by_card(files: Files, shards: Sequence[str]) -> Configs:
             splits = next(iter(_by_name(inside).values()), {}) if inside else {}
         for split, globs in patterns:
             base = f"{folder.strip('/')}/" if isinstance(folder, str) else ""
-            matches = [_matcher(base + glob) for glob in globs]
-            found = [name for name in shards if any(match(name) for match in matches)]
+            found = matching([base + glob for glob in globs], shards)
             if found:
                 splits.setdefault(split, []).extend(found)
         if splits:
@@ -155,31 +155,78 @@ def _patterns(value: Any) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _matcher(glob: str) -> Callable[[str], Any]:
-    """Whether a name matches: * within a folder, ** across them, ? and [...] for one character."""
-    glob = glob.removeprefix("./")
-    parts = re.split(r"(\*\*/|\*+|\?|\[[^\]/]+\])", glob)
-    if sum(part.startswith("*") for part in parts) > _MAX_STARS:  # matching would take for ever
+class _Matching:
+    """Names that globs stand for, as long as a stranger's patterns do not take too long for all of a card."""
+
+    def __init__(self):
+        self.left = _MAX_COMPARED
+
+    def __call__(self, globs: Sequence[str], names: Sequence[str]) -> list[str]:
+        """Those of `names`, in their order, that one of `globs` stands for. Raises InvalidDatasetError."""
+        found: set[str] = set()
+        for glob in globs:
+            glob = glob.removeprefix("./")
+            start, match = re.split(r"[*?\[]", glob, maxsplit=1)[0], _matcher(glob)
+            likely = [name for name in names if name.startswith(start)]
+            self.left -= sum(map(len, likely))
+            if self.left < 0:
+                raise InvalidDatasetError("the card has too many patterns for so many files: name folders, not files")
+            found.update(filter(match, likely))
+        return [name for name in names if name in found]
+
+
+def _matcher(glob: str) -> Callable[[str], bool]:
+    """Whether a name matches: * within a folder, ** across them, ? and [...] for one character.
+
+    All that may match so far goes on side by side, so that no pattern of a stranger takes longer than its length.
+    """
+    if len(glob) > _MAX_GLOB:
         raise InvalidDatasetError(
-            f"the card has the pattern {shown(glob)} of more than {_MAX_STARS} stars: write fewer"
+            f"the card has the pattern {shown(glob)} of more than {_MAX_GLOB} letters: shorten it"
         )
-    regex = ""
-    for part in parts:
-        if part == "**/":
-            regex += "(?:.*/)?"
-        elif part.startswith("*"):
-            regex += ".*" if len(part) > 1 else "[^/]*"
-        elif part == "?":
-            regex += "[^/]"
-        elif len(part) > 2 and part[0] == "[":
-            negated = part[1] in "!^"
-            regex += f"[{'^' * negated}{re.escape(part[1 + negated : -1]).replace(chr(92) + '-', '-')}]"
-        else:
-            regex += re.escape(part)
-    try:
-        return re.compile(regex).fullmatch
-    except re.error:  # [z-a]
-        return re.compile(re.escape(glob)).fullmatch
+    steps: list[str] = []
+    for part in re.split(r"(\*\*/|\*+|\?|\[[^\]/]+\])", glob):
+        special = part in ("**/", "?") or part.startswith("*") or (len(part) > 2 and part[0] == "[")
+        steps += (["**/", "…/"] if part == "**/" else [part[:2]] if part[:1] == "*" else [part]) if special else part
+    return lambda name: _fits(steps, name)
+
+
+def _fits(steps: Sequence[str], name: str) -> bool:
+    def entered(places: Iterable[int]) -> set[int]:
+        """These places, and those behind steps that may stand for nothing."""
+        found, todo = set(), list(places)
+        while todo:
+            if (place := todo.pop()) in found:
+                continue
+            found.add(place)
+            if place < len(steps):
+                todo += {"*": [place + 1], "**": [place + 1], "**/": [place + 1, place + 2]}.get(steps[place], [])
+        return found
+
+    places = entered([0])
+    for letter in name:
+        after: list[int] = []
+        for place in places:
+            step = steps[place] if place < len(steps) else ""
+            if step in ("**", "…/") or (step == "*" and letter != "/"):
+                after.append(place)
+            if (step == "…/" and letter == "/") or step == letter or _is_one(step, letter):
+                after.append(place + 1)
+        places = entered(after)
+    return len(steps) in places
+
+
+def _is_one(step: str, letter: str) -> bool:
+    """Whether ? or [...] stands for a letter."""
+    if letter == "/" or step[:1] not in ("?", "[") or (len(step) < 3 and step != "?"):
+        return False
+    if step == "?":
+        return True
+    inner, negated = step[1:-1], step[1] in "!^"
+    inner = inner[negated:]
+    ranges = re.findall(r"(.)-(.)", inner)
+    alone = re.sub(r".-.", "", inner)
+    return (letter in alone or any(low <= letter <= high for low, high in ranges)) != negated
 
 
 def files_of(folder: Path) -> Files:

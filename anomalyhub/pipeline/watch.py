@@ -323,6 +323,8 @@ class _Watcher:
             else:
                 self._suspect(samples[0].id, error)
             return
+        for sample in samples:  # it was the machine, or the memory of the moment
+            self.suspects.pop(sample.id, None)
         self._blame_suspects()
         yield from zip(samples, results, strict=True)
 
