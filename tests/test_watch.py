@@ -461,6 +461,16 @@ def test_an_image_that_breaks_the_model_gets_an_error(inspector, line):
     assert [row["verdict"] for row in rows(line)].count("normal") == 4
 
 
+def test_an_image_that_failed_once_and_then_not_has_its_verdict(inspector, line, monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.01)
+    deliver(line, "0.png")
+    failures = iter([True])
+    with watching(Failing(inspector, lambda _: next(failures, False)), line):
+        until(lambda: (line / f"0.png{RESULT}").exists())
+    assert result(line, "0.png")["error"] is None and result(line, "0.png")["verdict"] == "normal"
+    assert len(rows(line)) == 1
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_broken_model_is_not_the_images_fault(inspector, line, count):
     for number in range(count):

@@ -20,7 +20,7 @@ import numpy as np
 from anomalyhub.config import parse_settings
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError
 from anomalyhub.protocols import Progress, part
-from anomalyhub.state import SCHEMA, write_json
+from anomalyhub.state import SCHEMA, jsonable, write_json
 from anomalyhub.types import GOOD
 
 if TYPE_CHECKING:
@@ -96,12 +96,14 @@ class Swapped:
 
     def write(self, folder: Path) -> None:
         """Write swap.json, swap.csv and lost.png into an existing folder."""
+        from anomalyhub.hub.portable import without_paths
         from anomalyhub.report.swap import write_lost
 
-        stored = {"schema": SCHEMA, "kind": "swap", "config": asdict(self.config), "rows": self.rows}
-        write_json(folder / RESULT, {**stored, "summary": self.summary(), "notices": self.notices})
-        _write_table(folder / TABLE, self.summary())
-        write_lost(self.summary(), folder / "lost.png")
+        told = {"config": asdict(self.config), "rows": self.rows, "summary": self.summary(), "notices": self.notices}
+        told = without_paths(jsonable(told))  # it may be shared
+        write_json(folder / RESULT, {"schema": SCHEMA, "kind": "swap", **told})
+        _write_table(folder / TABLE, told["summary"])
+        write_lost(told["summary"], folder / "lost.png")
 
 
 def swap(config: SwapConfig, *, progress: Progress | None = None, checkpoints: Path | None = None) -> Swapped:

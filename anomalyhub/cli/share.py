@@ -56,6 +56,8 @@ def push(
         pushed = share(
             folder, repository, kind, store=store, message=message, private=private, progress=progress, **described
         )
+    for notice in pushed.notices:
+        print(f"anomalyhub: notice: {notice}", file=sys.stderr)
     typer.echo(said(pushed))
 
 

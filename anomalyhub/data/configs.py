@@ -24,7 +24,7 @@ from anomalyhub.hub.front_matter import read_front_matter
 DEFAULT = "default"
 README = "README.md"
 _MAX_CARD, _MAX_SHARDS, _MAX_CONFIGS, _MAX_GLOB = 1024**2, 20_000, 2000, 300
-_MAX_COMPARED = 20_000_000  # letters
+_MAX_COMPARED = 50_000_000  # letters of names times those of patterns
 _ROLES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -168,7 +168,7 @@ class _Matching:
             glob = glob.removeprefix("./")
             start, match = re.split(r"[*?\[]", glob, maxsplit=1)[0], _matcher(glob)
             likely = [name for name in names if name.startswith(start)]
-            self.left -= sum(map(len, likely))
+            self.left -= len(names) + len(glob) * sum(map(len, likely))
             if self.left < 0:
                 raise InvalidDatasetError("the card has too many patterns for so many files: name folders, not files")
             found.update(filter(match, likely))

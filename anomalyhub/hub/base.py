@@ -8,13 +8,14 @@ import shlex
 import shutil
 import tempfile
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, StoreError
+from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, StoreError, UnsafeRepositoryError
 from anomalyhub.fsio import atomic_folder
 from anomalyhub.hub.contents import (
     Content,
@@ -39,6 +40,10 @@ PRODUCT_TAG = "product:"
 CACHE_SECONDS = 30 * 86400.0
 #: The share of a push's progress that comparing takes.
 _COMPARED = 0.1
+_LEFTOVER = ".anomalyhub-"
+_GOING, _DAY = f"{_LEFTOVER}going-", 86400.0
+#: How a folder's name begins that has what a session's login has fetched.
+SESSION = f"{_LEFTOVER}session-"
 _CARD, _MAX_CARD = "README.md", 1 << 20
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}|(?<=[Bb]earer )\S+")
 
@@ -70,6 +75,7 @@ class Pushed:
 
     revision     id of the repository's newest commit        url  where a person finds it
     bytes_moved  of the files that were sent
+    notices      say what of it no pull will take
     """
 
     repo_id: str
@@ -79,6 +85,7 @@ class Pushed:
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     bytes_moved: int = 0
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ class BaseStore(ABC):
         """
         repo_id, kind = checked_repo_id(repo_id), checked_kind(kind)
         contents: dict[str, Content] = {**gather(folder), **(extra or {})}
+        notices = _pullable(contents, folder, kind)
         head = self._head(repo_id, kind)
         known, changed = ({} if head is None else head.by_path), []
         compare = part(progress, 0.0, _COMPARED)
@@ -135,14 +143,14 @@ class BaseStore(ABC):
         changed = sorted([*changed, *(contents.keys() - known.keys())])
         removed = sorted(known.keys() - contents.keys() - self._kept)
         if head is not None and not changed and not removed:
-            return Pushed(repo_id, kind, head.revision, self.url(repo_id, kind))
+            return Pushed(repo_id, kind, head.revision, self.url(repo_id, kind), notices=notices)
         moved = sum(size_of(contents[name]) for name in changed)
         message = message or f"Push {len(changed)} files with AnomalyHub"
         send = part(progress, _COMPARED, 1.0)
         revision = self._commit(repo_id, kind, contents, changed, removed, head, message, private, send)
         if progress is not None:
             progress(1.0, f"pushed {len(changed)} files")
-        return Pushed(repo_id, kind, revision, self.url(repo_id, kind), tuple(changed), tuple(removed), moved)
+        return Pushed(repo_id, kind, revision, self.url(repo_id, kind), tuple(changed), tuple(removed), moved, notices)
 
     #: Files of a repository that belong to the store, and that a push leaves as they are.
     _kept: frozenset[str] = frozenset()
@@ -309,10 +317,25 @@ def cache_root() -> Path:
 def prune_cache(seconds: float = CACHE_SECONDS) -> None:
     """Remove from the cache what was neither pulled nor written for so long; all of it can be had again."""
     root, now = cache_root(), time.time()
-    for folder in (*root.glob("pulled/*/*/*/*/*"), *root.glob("rows/*")):
+    for folder in (*root.glob("pulled/*/*/*/*/*"), *root.glob("rows/*"), *root.glob(f"{_LEFTOVER}*")):
         with suppress(OSError):  # gone, or another process removes it too
-            if now - folder.stat().st_mtime > seconds:
-                shutil.rmtree(folder, ignore_errors=True)
+            if folder.name.startswith(_LEFTOVER):
+                if now - folder.stat().st_mtime > _DAY:  # of a process that was killed
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif now - folder.stat().st_mtime > seconds:
+                going = root / f"{_GOING}{uuid.uuid4().hex}"  # whatever interrupts this, nothing is there by half
+                folder.rename(going)
+                shutil.rmtree(going, ignore_errors=True)
+
+
+def _pullable(contents: Mapping[str, Content], folder: str | Path, kind: str) -> tuple[str, ...]:
+    """What of it no pull will take. Raises InvalidArgumentError where every pull would refuse all of it."""
+    if kind == "space":
+        return ()
+    try:
+        return tuple(choose([Entry(name, size_of(content)) for name, content in contents.items()], kind)[1])
+    except UnsafeRepositoryError as error:
+        raise InvalidArgumentError(f"{folder} is not pushed, as nobody could pull it: {error}") from error
 
 
 def reason(error: BaseException, token: str | bool | None = None) -> str:

@@ -38,7 +38,7 @@ def portable(folder: str | Path) -> dict[str, bytes]:
         if any(part.startswith(".") for part in name.parts):
             continue
         before = _read(path)
-        after = _without_paths(before)
+        after = without_paths(before)
         if path.name == CONFIG and isinstance(before, dict) and isinstance(before.get("config"), dict):
             after["config"] = _settings(before, name.as_posix())
         if after != before:
@@ -65,12 +65,13 @@ def is_local(text: str) -> bool:
     return bool(_LOCAL.fullmatch(text))
 
 
-def _without_paths(value: Any) -> Any:
+def without_paths(value: Any) -> Any:
+    """A JSON value in whose texts, but for a person's own words, paths of a machine are the names of their files."""
     if isinstance(value, dict):
-        kept = {key: item if key in _WORDS else _without_paths(item) for key, item in value.items()}
+        kept = {key: item if key in _WORDS else without_paths(item) for key, item in value.items()}
         return _backbone(value, kept) if "spec" in value and "fingerprint" in value else kept
     if isinstance(value, list):
-        return [_without_paths(item) for item in value]
+        return [without_paths(item) for item in value]
     if isinstance(value, str):
         return _file_name(value) if is_local(value) else _WITHIN.sub("", value)
     return value

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from anomalyhub import __version__
 from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, StoreError, UnsafeRepositoryError
-from anomalyhub.fsio import atomic_file
-from anomalyhub.hub.base import PRODUCT_TAG, TAG, BaseStore, RepoInfo, cache_root
+from anomalyhub.fsio import atomic_file, make_folder
+from anomalyhub.hub.base import PRODUCT_TAG, SESSION, TAG, BaseStore, RepoInfo, cache_root
 from anomalyhub.hub.contents import MAX_FILES, Content, Entry, Listing, checked_kind
 from anomalyhub.hub.downloads import Count, bar_class, download_all
 from anomalyhub.hub.reach import (
@@ -71,6 +74,16 @@ class HubStore(BaseStore):
         self._api = HfApi(endpoint, self._token, library_name="anomalyhub", library_version=__version__)
         self.endpoint: str = self._api.endpoint
         self._answered = -_FRESH
+
+    @cached_property
+    def _downloads(self) -> str | None:
+        """Where the client keeps files: None, its own cache, or for a login that is not the machine's for a while."""
+        if self._token is None:
+            return None
+        make_folder(cache_root())
+        folder = tempfile.mkdtemp(prefix=SESSION, dir=cache_root())
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     def whoami(self) -> Login:
         """Who is logged in. Raises StoreError when nobody is, or the token is not taken."""
@@ -178,7 +191,9 @@ class HubStore(BaseStore):
     def _in_cache(self, repo_id: str, kind: str, revision: str, entry: Entry) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(repo_id, entry.path, revision=revision, repo_type=kind)
+        found = try_to_load_from_cache(
+            repo_id, entry.path, revision=revision, repo_type=kind, cache_dir=self._downloads
+        )
         return Path(found).resolve() if isinstance(found, str) else None
 
     def _download(
@@ -200,6 +215,7 @@ class HubStore(BaseStore):
                 repo_type=kind,
                 revision=revision,
                 endpoint=self.endpoint,
+                cache_dir=self._downloads,
                 token=self._token,
                 etag_timeout=CONNECT_SECONDS,
                 force_download=again,

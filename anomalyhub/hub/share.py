@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anomalyhub.errors import InvalidArgumentError
+from anomalyhub.errors import InvalidArgumentError, StoreError
 from anomalyhub.hub.base import BaseStore, Pushed, create_store
 from anomalyhub.hub.cards import model_card
 from anomalyhub.hub.contents import checked_kind, checked_repo_id, gather
@@ -52,6 +52,13 @@ def share(
         extra = portable(folder)
     if kind != "space" or card is not None:
         text = card
+        if text is None and _own_card(folder) is None:
+            text = _theirs(store, repo_id, kind)
+            if text is not None and (license is not None or metrics is not None or tags):
+                raise InvalidArgumentError(
+                    f"{repo_id} has a card that somebody wrote there: write licence, tags and figures into it, or "
+                    f"put the line {MARKER} into it to have it made anew"
+                )
         if text is None:
             text = card_of(folder, repo_id, kind, store=store, license=license, metrics=metrics, tags=tags)
         if card is not None or _own_card(folder) is None:
@@ -106,6 +113,15 @@ def _is_data(folder: Path) -> bool:
     """Whether most files are pictures or parquet, rather than results about them."""
     names = list(gather(folder))
     return 2 * sum(Path(name).suffix.lower() in _DATA for name in names) > len(names)
+
+
+def _theirs(store: BaseStore, repo_id: str, kind: str) -> str | None:
+    """The text of a README.md in the repository that AnomalyHub did not make."""
+    try:
+        text = store.card(repo_id, kind)[1]
+    except StoreError:  # there is no such repository; if there is another reason, the push will tell
+        return None
+    return text if text.strip() and MARKER not in text.splitlines() else None
 
 
 def _own_card(folder: Path) -> str | None:
