@@ -555,7 +555,7 @@ SUBSETS = [
 
 
 def test_data_set_cards_as_datasets_reads_them(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
     from datasets.utils.metadata import MetadataConfigs
 
     card = DatasetCard(dataset_card("Rings & <nuts>", SUBSETS, license="cc-by-4.0", columns={"mask": "or null | none"}))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalyhub.errors import InvalidArgumentError
+from anomalyhub.errors import InvalidArgumentError, StoreError
 from anomalyhub.hub import create_store
 from anomalyhub.hub.markup import MARKER
 from anomalyhub.hub.share import share
@@ -42,6 +42,26 @@ def test_a_card_that_somebody_wrote_in_the_repository_stays(store, data):
         share(data, "acme/data", "dataset", store=store, license="mit")
     share(data, "acme/data", "dataset", store=store, card=made)  # said outright
     assert store.card("acme/data", "dataset")[1] == made
+
+
+def test_front_matter_alone_is_no_card_but_its_licence_counts(store, data):
+    (data / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")  # as the Hub's page makes it
+    store.push(data, "acme/data", "dataset")
+    (data / "README.md").unlink()
+    share(data, "acme/data", "dataset", store=store, tags=["benchmark"])
+    _, card = store.card("acme/data", "dataset")
+    assert MARKER in card.splitlines() and "license: cc-by-4.0" in card and "benchmark" in card
+
+
+def test_a_repository_that_cannot_be_looked_at_is_not_overwritten(store, data, monkeypatch):
+    share(data, "acme/data", "dataset", store=store)
+
+    def away(*_):
+        raise StoreError("the share is away")
+
+    monkeypatch.setattr(store, "card", away)
+    with pytest.raises(StoreError, match="away"):
+        share(data, "acme/data", "dataset", store=store)
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,7 @@ def test_a_look_asks_only_for_what_is_new(inspector, line, monkeypatch):
         deliver(line, f"{number}.png")
     watch(inspector, line, config=ONCE)
     asked = []
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_FULL_LOOKS", 600.0)
     plain = module._Watcher._identity
     monkeypatch.setattr(module._Watcher, "_identity", lambda self, name: asked.append(name) or plain(self, name))
     with watching(inspector, line) as watcher:

@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
         support.stopping.set()
         raise KeyboardInterrupt
 
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal's alphabet lacks must not end anything
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell
         signal.signal(signal.SIGINT, stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -50,7 +51,7 @@ def push(
     measured = None if metrics is None else _metrics(metrics)
     described = {"license": license, "metrics": measured, "tags": tuple(tag or ())}
     if card:
-        typer.echo(card_of(folder, repository, kind, store=store, **described))
+        typer.echo(card_of(folder, repository, kind, store=store, ask=True, **described))
         return
     with bar("push") as progress:
         pushed = share(
@@ -111,8 +112,10 @@ def repos(
         size = "" if info.size is None else f"{info.size / 1e6:.1f} MB"
         mark = "private" if info.private else ""
         typer.echo(f"{info.repo_id:40} {day:10} {size:>10} {mark:7} {info.revision[:12]:12} {' '.join(info.tags)}")
-    if not found:
-        typer.echo(f"nothing there: push something with anomalyhub push DIR OWNER/NAME --store {store}")
+    if not found and (tag or product):
+        typer.echo("nothing there is like that: leave out --tag and --product to see all")
+    elif not found:
+        typer.echo(f"nothing there: push something with anomalyhub push DIR OWNER/NAME --store {shlex.quote(store)}")
 
 
 def _metrics(path: Path) -> dict:

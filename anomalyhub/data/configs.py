@@ -24,7 +24,7 @@ from anomalyhub.hub.front_matter import read_front_matter
 DEFAULT = "default"
 README = "README.md"
 _MAX_CARD, _MAX_SHARDS, _MAX_CONFIGS, _MAX_GLOB = 1024**2, 20_000, 2000, 300
-_MAX_COMPARED = 50_000_000  # letters of names times those of patterns
+_MAX_COMPARED = 10_000_000  # letters of names times those of patterns
 _ROLES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),

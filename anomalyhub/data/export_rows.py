@@ -16,12 +16,12 @@ from PIL import Image, ImageOps
 from anomalyhub.data.folders import is_image_name
 from anomalyhub.data.rows import suffix_of
 from anomalyhub.data.samples import SampleRef
+from anomalyhub.hub.contents import is_device
 from anomalyhub.protocols import Progress
 from anomalyhub.types import GOOD, Box
 
 _LONGEST = 100
 _TAKEN = frozenset({"train", "test", "validation", "ground_truth", "split_csv", "data", "good", "ok", "normal"})
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def folder_name(name: str) -> str:
     while len(name.encode()) > _LONGEST:
         name = name[1:]
     name = re.sub("^_+", "_", name.strip(" .")) or "_"  # `datasets` passes folders over that begin with two
-    return f"_{name}" if _DEVICES.fullmatch(name) else name
+    return f"_{name}" if is_device(name) else name
 
 
 def folder_names(products: Iterable[str]) -> list[str]:

@@ -66,7 +66,7 @@ def open_hub(path: str | Path, stream: bool | None = None) -> HubData:
         if not stream:
             raise InvalidDatasetError(
                 f"{repo_id} has {size / 1024**3:.1f} GiB of files that cannot be streamed: pull it into a folder with "
-                f"anomalyhub pull {repo_id} --kind dataset, and give that"
+                f"anomalyhub pull {repo_id} --kind dataset --out FOLDER, and give that"
             )
     name = repo_id.partition("/")[2]
     if not stream:

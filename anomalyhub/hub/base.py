@@ -191,6 +191,7 @@ class BaseStore(ABC):
                 self._assemble(staged, repo_id, kind, listing.revision, chosen, out is None, progress)
                 if kind == "model":
                     check_model(staged)
+            prune_cache()
         return Pulled(target, repo_id, kind, listing.revision, tuple(notices))
 
     def _assemble(

@@ -43,8 +43,8 @@ MAX_FILES, MAX_BYTES, MAX_TEXT_BYTES = 200_000, 200 * 1024**3, 256 * 1024**2
 _MAX_JSON_BYTES = 8 * 1024**2
 _MAX_NAME, _MAX_PART = 1024, 240  # bytes
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_CONTROL, _BIDI = frozenset({"Cc", "Cs", "Zl", "Zp"}), "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³])\s*(\..*)?", re.IGNORECASE)
+_CONTROL, _BIDI = frozenset({"Cc", "Cs", "Zl", "Zp"}), "\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f"
 #: Bytes of a read, and of a file from which on its digest is worked out beside its copying.
 _CHUNK, _LARGE = 1 << 18, 32 << 20
 #: Threads of `ahead`, and items that they may be ahead; chunks that a digest may be behind.
@@ -94,11 +94,16 @@ def checked_repo_id(text: str) -> str:
     """OWNER/NAME as the Hub takes it. Raises InvalidArgumentError."""
     parts = text.split("/")
     odd = any(part.endswith((".", "-", ".git")) or ".." in part or "--" in part for part in parts)
-    if not _REPO_ID.fullmatch(text) or odd or len(text) > 96 or any(_DEVICES.fullmatch(part) for part in parts):
+    if not _REPO_ID.fullmatch(text) or odd or len(text) > 96 or any(map(is_device, parts)):
         raise InvalidArgumentError(
             f"{_shown(text)} is not a repository: write OWNER/NAME in letters, digits, -, _ and ., such as acme/ring"
         )
     return text
+
+
+def is_device(name: str) -> bool:
+    """Whether Windows takes a file's name for a device."""
+    return bool(_DEVICES.fullmatch(name))
 
 
 def checked_kind(kind: str) -> str:
@@ -152,16 +157,13 @@ def name_fault(name: str) -> str | None:
     parts = name.split("/")
     if size > _MAX_NAME or any(len(part.encode()) > _MAX_PART for part in parts):
         return "is too long"
-    if any(
-        unicodedata.category(letter) in ("Cc", "Cs") or letter in "\u2028\u2029\u202a\u202b\u202d\u202e"
-        for letter in name
-    ):
+    if any(unicodedata.category(letter) in _CONTROL or letter in _BIDI for letter in name):
         return "has control characters"
-    if name.startswith("/") or "\\" in name or re.match(r"[A-Za-z]:", name):
+    if name.startswith("/") or "\\" in name or any(re.match(r"[A-Za-z]:", part) for part in parts):
         return "is an absolute path or has a \\"
     if any(part in ("", ".", "..") for part in parts):
         return "climbs out of its folder"
-    if any(part.endswith((" ", ".")) or _DEVICES.fullmatch(part) or part.startswith("~") for part in parts):
+    if any(part.endswith((" ", ".")) or is_device(part) or part.startswith("~") for part in parts):
         return "means something else to some systems"
     if any(part.lower() == ".git" for part in parts):
         return "is git's own"

@@ -78,6 +78,8 @@ class FolderStore(BaseStore):
             raise InvalidArgumentError(
                 f"{self.spec} has no private repositories: leave private out, and set the folder's permissions"
             )
+        if self.root.resolve().is_relative_to(Path(folder).expanduser().resolve()):
+            raise InvalidArgumentError(f"{folder} holds the store {self.root} itself: push a folder beside it")
         for _ in range(_RETRIES):
             with suppress(_OvertakenError):
                 return super().push(folder, repo_id, kind, message, **options)

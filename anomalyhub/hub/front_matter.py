@@ -9,13 +9,19 @@ from functools import lru_cache
 from typing import Any
 
 _BLOCK = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_MAX_CHARACTERS, _LARGEST, _DEEPEST = 1 << 18, 1 << 63, 60
+_MAX_CHARACTERS, _LARGEST, _DEEPEST = 1 << 17, 1 << 63, 60
 
 
 def read_front_matter(text: str) -> dict[str, Any]:
     """What a card says of itself; empty where it has no front matter, or one that is damaged, hostile or huge."""
     found = _BLOCK.match(text[: _MAX_CHARACTERS + 1])
     return copy.deepcopy(_read(found[1])) if found else {}
+
+
+def without_front_matter(text: str) -> str:
+    """The rest of a card."""
+    found = _BLOCK.match(text[: _MAX_CHARACTERS + 1])
+    return text[found.end() :] if found else text
 
 
 @lru_cache(maxsize=64)

@@ -15,6 +15,14 @@ from anomalyhub.fsio import atomic_folder
 from anomalyhub.hub.base import BaseStore, Pushed, create_store
 from anomalyhub.hub.made import Made
 
+#: What a saved model may consist of.
+_PARTS = frozenset(
+    {
+        *("config.json", "state.safetensors", "inspector.json", "binarizer.json", "examples.json"),
+        *("classifier", "discoverer", "references"),
+    }
+)
+
 
 class Pretrained:
     """A mixin for classes with `save(folder)`, or `write(folder)`, and a classmethod `load(folder, **options)`."""
@@ -22,7 +30,7 @@ class Pretrained:
     def save_pretrained(
         self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **options: Any
     ) -> Pushed | None:
-        """Write a model folder, complete or not at all; one that is there is replaced, other folders are not.
+        """Write a model folder, complete or not at all; a model that is there is replaced, other folders are not.
 
         push_to_hub, repo_id  push it as well; `options` are those of `push_to_hub`
         Raises OutputError, NotFittedError.
@@ -34,8 +42,10 @@ class Pretrained:
         folder = Path(save_directory)
         with atomic_folder(folder, overwrite=_is_model(folder)) as staged:
             _write(self, staged)
-            if (folder / "README.md").is_file():
-                shutil.copyfile(folder / "README.md", staged / "README.md")
+            for path in folder.iterdir() if folder.is_dir() else ():  # what is not a model's, such as a card, stays
+                if path.name not in _PARTS and not (staged / path.name).exists():
+                    copy = shutil.copytree if path.is_dir() else shutil.copy2
+                    copy(path, staged / path.name)
         return _share(folder, str(repo_id), **options) if push_to_hub else None
 
     def push_to_hub(

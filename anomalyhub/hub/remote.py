@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+import threading
 import time
 import warnings
 import weakref
@@ -239,7 +240,7 @@ class HubStore(BaseStore):
 
         api = self._api
         progress(0.0, f"opening {repo_id}")
-        with self._asking(f"push {repo_id}"), _quietly():
+        with self._asking(f"push {repo_id}"), _quiet:
             head = self._opened(repo_id, kind, private, parent)
             added = [CommitOperationAdd(name, _local(contents[name])) for name in changed]
             sent, total = 0, sum(one.upload_info.size for one in added) or 1
@@ -333,19 +334,35 @@ def _batches(added: Sequence[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """The client draws bars for uploads, and warns of cards without front matter, beside what AnomalyHub tells."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+class _Quiet:
+    """The client draws bars for uploads, and warns of cards without front matter, beside what AnomalyHub tells.
 
-    hidden = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled()
-    if not hidden:
-        disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        if not hidden:
-            enable_progress_bars()
+    Both are a matter of the whole process, so the last of several pushes at a time puts them back.
+    """
+
+    def __init__(self):
+        self._lock, self._inside, self._hidden = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        from huggingface_hub import constants
+        from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"huggingface_hub\.")
+            self._hidden = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled()
+            if not self._hidden:
+                disable_progress_bars()
+
+    def __exit__(self, *_: Any) -> None:
+        from huggingface_hub.utils import enable_progress_bars
+
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and not self._hidden:
+                enable_progress_bars()
+
+
+_quiet = _Quiet()

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anomalyhub.errors import InvalidArgumentError, StoreError
+from anomalyhub.errors import InvalidArgumentError
 from anomalyhub.hub.base import BaseStore, Pushed, create_store
 from anomalyhub.hub.cards import model_card
 from anomalyhub.hub.contents import checked_kind, checked_repo_id, gather
 from anomalyhub.hub.dataset_cards import RESULTS, addressed, dataset_card, results_card
-from anomalyhub.hub.front_matter import read_front_matter
+from anomalyhub.hub.front_matter import read_front_matter, without_front_matter
 from anomalyhub.hub.made import Made
 from anomalyhub.hub.markup import MARKER
 from anomalyhub.hub.portable import portable
@@ -51,16 +51,9 @@ def share(
         folder = Made.read(folder).folder
         extra = portable(folder)
     if kind != "space" or card is not None:
-        text = card
-        if text is None and _own_card(folder) is None:
-            text = _theirs(store, repo_id, kind)
-            if text is not None and (license is not None or metrics is not None or tags):
-                raise InvalidArgumentError(
-                    f"{repo_id} has a card that somebody wrote there: write licence, tags and figures into it, or "
-                    f"put the line {MARKER} into it to have it made anew"
-                )
+        text, described = card, {"license": license, "metrics": metrics, "tags": tags}
         if text is None:
-            text = card_of(folder, repo_id, kind, store=store, license=license, metrics=metrics, tags=tags)
+            text = card_of(folder, repo_id, kind, store=store, ask=True, **described)
         if card is not None or _own_card(folder) is None:
             extra[README] = text.encode("utf-8", "replace")
     return store.push(folder, repo_id, kind, message, private=private, extra=extra, progress=progress)
@@ -75,11 +68,14 @@ def card_of(
     license: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),
+    ask: bool = False,
 ) -> str:
     """The README.md that `share` pushes: the folder's own where a person wrote it, else one that is made here.
 
-    A licence that an earlier card of AnomalyHub's names is kept where none is given.
-    Raises InvalidArgumentError where licence, metrics or tags would have to go into a card of a person's.
+    A licence that an earlier card names is kept where none is given.
+
+    ask  look into the repository as well: a card that a person wrote there stays
+    Raises InvalidArgumentError where licence, metrics or tags would have to go into a card of a person's; StoreError.
     """
     folder, repo_id = Path(folder), checked_repo_id(repo_id)
     if checked_kind(kind) == "model":
@@ -92,6 +88,14 @@ def card_of(
                 "figures into it, or move it away to have one made"
             )
         return own
+    theirs = _theirs(create_store(store), repo_id, kind) if ask else ""
+    if _body(theirs) and MARKER not in theirs.splitlines():
+        if license is not None or metrics is not None or tags:
+            raise InvalidArgumentError(
+                f"{repo_id} has a card that somebody wrote there: write licence, tags and figures into it, or put the "
+                f"line {MARKER} into it to have it made anew"
+            )
+        return theirs
     if kind == "space":
         raise InvalidArgumentError(f"{folder} has no {README}, which says how a space is started: write one")
     if kind == "dataset":
@@ -99,7 +103,7 @@ def card_of(
             raise InvalidArgumentError("figures belong to a model: leave the metrics out for a data set")
     former, name = _read_card(folder), repo_id.partition("/")[2]
     if license is None:
-        license = read_front_matter(former or "").get("license")
+        license = read_front_matter(former or theirs).get("license")
     if kind == "model":
         return model_card(folder, repo_id, store=store, license=license, metrics=metrics, tags=tags)
     if RESULTS in (former or "").splitlines() or (former is None and not _is_data(folder)):
@@ -115,13 +119,14 @@ def _is_data(folder: Path) -> bool:
     return 2 * sum(Path(name).suffix.lower() in _DATA for name in names) > len(names)
 
 
-def _theirs(store: BaseStore, repo_id: str, kind: str) -> str | None:
-    """The text of a README.md in the repository that AnomalyHub did not make."""
-    try:
-        text = store.card(repo_id, kind)[1]
-    except StoreError:  # there is no such repository; if there is another reason, the push will tell
-        return None
-    return text if text.strip() and MARKER not in text.splitlines() else None
+def _theirs(store: BaseStore, repo_id: str, kind: str) -> str:
+    """The text of the repository's README.md; "" where there is none. Raises StoreError where that cannot be known."""
+    return store.card(repo_id, kind)[1] if store.exists(repo_id, kind) else ""
+
+
+def _body(card: str) -> str:
+    """What a card says below its front matter; the Hub's page makes cards of front matter alone."""
+    return without_front_matter(card).strip()
 
 
 def _own_card(folder: Path) -> str | None:

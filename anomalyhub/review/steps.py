@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from anomalyhub.data.folders import is_junk
 from anomalyhub.errors import InvalidArgumentError, UnknownNameError
+from anomalyhub.hub.contents import is_device
 from anomalyhub.types import GOOD, UNKNOWN
 
 #: "normal": no defect after all. "unsure": kept out of what is saved.
@@ -21,7 +22,6 @@ MAX_NAME = 60  # characters: at most 240 bytes, of the 255 that file systems tak
 
 _NORMAL = frozenset({"good", "ok", "normal"})  # folders whose images are read as normal ones
 _NOT_IN_FOLDERS = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]')
-_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # Windows has no files of these names
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class State:
 def folder_name(name: str) -> str:
     """A name as a folder's on any system: forbidden characters become "_"; empty where nothing is left."""
     folder = _NOT_IN_FOLDERS.sub("_", name).strip(" .")
-    return f"_{folder}" if is_junk(folder) or _DEVICES.fullmatch(folder) else folder
+    return f"_{folder}" if is_junk(folder) or is_device(folder) else folder
 
 
 def key(name: str) -> str:
