@@ -54,7 +54,7 @@ class Sources:
         if name not in FOLDERS:
             there = [] if self.data_root is None else [path.name for path in _folders(self.data_root)]
             raise UnknownNameError("data set", name, {*FOLDERS, *self.data, *there})
-        where = "there is no --data-root" if self.data_root is None else f"{self.data_root} has no {below[0].name}"
+        where = "there is no --data-root" if self.data_root is None else f"{self.data_root} has no {name}"
         raise InvalidDatasetError(f"the data set {name} is not there, as {where}: give --data {name}=FOLDER")
 
     def products(self, row: Row) -> dict[str, str | None]:

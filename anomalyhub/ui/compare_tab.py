@@ -155,7 +155,7 @@ def _wire_form(ui: SimpleNamespace) -> None:
     def plan(visit: Visit, *form):
         return _control_values(visit, ui.work, *form)
 
-    triggers = [control.input for control in _form(ui)]
+    triggers = [control.change if control is ui.more else control.input for control in _form(ui)]
     options = {"trigger_mode": "always_last", **UNLISTED}
     gr.on(triggers, plan, [ui.visit, *_form(ui)], _controls(ui), api_name="compare_plan", **options)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from html import escape
 from types import SimpleNamespace
 
 import gradio as gr
@@ -129,7 +131,7 @@ def _submit(ui: SimpleNamespace) -> None:
         ui.files = gr.File(
             file_count="multiple",
             file_types=[".json", ".csv"],
-            label="A submission: JSON, and CSV of predictions",
+            label="JSON, with CSV of predictions",
             height=120,
             elem_id="ah-l-files",
         )
@@ -138,11 +140,11 @@ def _submit(ui: SimpleNamespace) -> None:
             ui.where = gr.Radio([], label="Add it", elem_id="ah-l-where", elem_classes="ah-rows")
             ui.add = gr.Button("Add to the results", variant="primary", elem_id="ah-l-add")
         with gr.Accordion("What a submission looks like", open=False, elem_classes="ah-settings"):
-            html(f'<pre class="ah-l-form">{_form()}</pre>')
+            html(_form())
 
 
 def _form() -> str:
-    """The form as its reader documents it."""
-    from html import escape
-
-    return escape((submission.__doc__ or "").split("\n\n", 1)[-1].strip("\n"))
+    """An example of a submission, and what its reader says of it."""
+    about = (submission.__doc__ or "").partition("Figures are")
+    example = json.dumps(submission.EXAMPLE, indent=1)
+    return f'<pre class="ah-l-form">{escape(example)}</pre><p class="ah-soft">{escape("".join(about[1:]))}</p>'

@@ -49,7 +49,7 @@ def times(visit: Visit) -> str:
     drawn = []
     for place, (number, row, spent, value) in enumerate(points, 1):
         x, y = _share(math.log10(spent), left, right), 100 - _share(value, low, high)
-        text = escape(f"{name_of(row)}: {100 * value:.1f}, {seconds(row.seconds)}")
+        text = escape(f"{_label(row)}: {100 * value:.1f}, {seconds(row.seconds)}")
         drawn.append(
             f'<button type="button" class="ah-l-point ah-l-{row.origin}" data-index="{number}" '
             f'style="left:{x:.1f}%;top:{y:.1f}%" title="{text}" aria-label="{text}">{place}</button>'
@@ -58,7 +58,7 @@ def times(visit: Visit) -> str:
     feet = [f'<u style="left:{_share(tick, left, right):.1f}%"><span>{_tick(tick)}</span></u>' for tick in marks]
     rule = ""
     if best:
-        where = f"best published: {100 * best[0]:.1f}, {name_of(best[1])}"
+        where = f"best published: {100 * best[0]:.1f}, {_label(best[1])}"
         rule = f'<s style="top:{100 - _share(best[0], low, high):.1f}%"><span>{escape(where)}</span></s>'
     title = metric_title(metric)
     return (
@@ -71,11 +71,18 @@ def times(visit: Visit) -> str:
 
 def _list(visit: Visit, metric: str, points: Sequence[tuple]) -> str:
     items = "".join(
-        f'<li><button type="button" data-index="{number}"><b>{place}</b>{escape(name_of(row))}{pill(row)}</button>'
-        f"<span>{figure(row.value(visit.asked.product, metric))}</span><span>{seconds(row.seconds)}</span></li>"
+        f'<li><button type="button" data-index="{number}"><b>{place}</b><span>{escape(_label(row))}</span>'
+        f"{pill(row)}</button><span>{figure(row.value(visit.asked.product, metric))}</span>"
+        f"<span>{seconds(row.seconds)}</span></li>"
         for place, (number, row, _, _) in enumerate(points, 1)
     )
     return f'<ol class="ah-l-list">{items}</ol>'
+
+
+def _label(row: Row) -> str:
+    """A row's name, with what tells it from others of that name."""
+    shots = "" if row.shots is None else f", {row.shots} shot{'s' * (row.shots != 1)}"
+    return name_of(row) + shots
 
 
 def _share(value: float, low: float, high: float) -> float:
@@ -121,7 +128,10 @@ def products(visit: Visit) -> str:
         return '<p class="ah-none">No row here has figures of more than one product.</p>'
     able.sort(key=lambda one: -(one[1].value(MEAN, metric).mean or 0.0))
     first = list({row.origin: (number, row) for number, row in reversed(able)}.values())
-    series = (first + [one for one in able if one not in first])[:_SERIES]
+    others = {row.method: (number, row) for number, row in reversed(able)}  # the best row of each method
+    known = {row.method for _, row in first}
+    more = sorted((one for name, one in others.items() if name not in known), key=lambda one: able.index(one))
+    series = (first + more)[:_SERIES]
     series.sort(key=lambda one: -(one[1].value(MEAN, metric).mean or 0.0))
     names = [name for name in leaderboard.products([row for _, row in series]) if name != MEAN] + [MEAN]
     values = [row.value(name, metric).mean for _, row in series for name in names]
@@ -132,8 +142,8 @@ def products(visit: Visit) -> str:
         f'<i style="left:{_share(tick, low, high):.1f}%">{100 * tick:g}</i>' for tick in ticks if low <= tick <= high
     )
     legend = "".join(
-        f'<li><button type="button" data-index="{number}"><b class="ah-l-s{place}"></b>{escape(name_of(row))}'
-        f"{pill(row)}</button><span>{figure(row.value(MEAN, metric))}</span></li>"
+        f'<li><button type="button" data-index="{number}"><b class="ah-l-s{place}"></b>'
+        f"<span>{escape(_label(row))}</span>{pill(row)}</button><span>{figure(row.value(MEAN, metric))}</span></li>"
         for place, (number, row) in enumerate(series)
     )
     title = metric_title(metric)
@@ -150,7 +160,7 @@ def _line(name: str, series: Sequence[tuple[int, Row]], metric: str, low: float,
     for place, (_, row) in enumerate(series):
         value = row.value(name, metric).mean
         if value is not None:
-            text = escape(f"{name_of(row)}: {100 * value:.1f}")
+            text = escape(f"{_label(row)}: {100 * value:.1f}")
             left = min(max(_share(value, low, high), 0.0), 100.0)
             dots.append(f'<b class="ah-l-s{place}" style="left:{left:.1f}%" title="{text}"></b>')
     return (

@@ -130,8 +130,9 @@ def _wire_table(ui: SimpleNamespace) -> None:
         return leaderboard.table_file(session, visit)
 
     inputs, options = [ui.visit, *_form(ui)], {"trigger_mode": "always_last", **QUICK}
-    ui.tab.select(show, inputs, _controls(ui), api_name="leaderboard_opened", **UNLISTED)
-    triggers = [control.input for control in _form(ui)]
+    # one event, so that of two that follow each other quickly the last one shows
+    triggers = [ui.tab.select, *(control.input for control in _form(ui) if control is not ui.words)]
+    triggers.append(ui.words.change)  # which pasting and clearing fire, too
     gr.on(triggers, show, inputs, _controls(ui), api_name="leaderboard", **options)
     ui.table.select(sort, [ui.visit, ui.column], _boards(ui), api_name="leaderboard_sort", js=_SORTED, **options)
     for name, board in (("row", ui.table), ("point", ui.times), ("series", ui.products)):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from anomalyhub.benchmark.counts import products_of
 from anomalyhub.benchmark.published import MEAN, SOURCES
 from anomalyhub.benchmark.rows import OURS, PUBLISHED, SUBMITTED, Beside, Row, Value, published_beside
 from anomalyhub.benchmark.table import title as metric_title
@@ -13,7 +14,7 @@ from anomalyhub.ui import board_view, leaderboard
 from anomalyhub.ui.leaderboard import MOST_ROWS, Visit
 from anomalyhub.ui.views import notice_list
 
-TITLES = ("Compare", "More results", "Submit yours")
+TITLES = ("Choose figures", "More results", "Submit yours")
 ORIGINS = {OURS: "Measured", PUBLISHED: "Published", SUBMITTED: "Submitted"}
 _TASKS = {"detection": "detection", "discovery": "discovery", "classification": "classification"}
 _PROTOCOLS = {
@@ -117,9 +118,8 @@ def _head(visit: Visit, columns: Sequence[str], timed: bool) -> str:
     names += [(name, metric_title(name), "ah-l-number") for name in columns]
     names += [("seconds", "Time", "ah-l-number")] * timed
     by = asked.sort or leaderboard.leading(visit.shown, asked)
-    return '<th class="ah-l-rank">#</th><th></th>' + "".join(
-        _column(name, text, style, by) for name, text, style in names
-    )
+    heads = "".join(_column(name, text, style, by) for name, text, style in names)
+    return f'<th class="ah-l-rank">#</th><th class="ah-l-from"></th>{heads}'
 
 
 def _column(name: str, text: str, style: str, by: str) -> str:
@@ -159,7 +159,13 @@ def _about(row: Row) -> str:
     """What tells a row from others, in a line."""
     seeds = f"{len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
     missing = f"{len(row.missing)} units missing" if row.missing else ""
-    return " · ".join(text for text in (row.source, seeds, missing) if text)
+    return " · ".join(text for text in (row.source, seeds, some_products(row), missing) if text)
+
+
+def some_products(row: Row) -> str:
+    """How many products the mean of a measured row is over, where the data set has more; else empty."""
+    mine, every = len(row.products.keys() - {MEAN}), len(products_of(row.dataset))
+    return f"mean over {mine} of {every} products" if row.origin == OURS and mine < every else ""
 
 
 def _parts(visit: Visit) -> str:
@@ -246,7 +252,11 @@ def _paper(row: Row) -> str:
 
 def _known(row: Row, besides: dict[str, Beside | None]) -> str:
     """Notes of the row and of what it stands beside, what is missing, and settings."""
-    told = [*row.notes, *(note for one in besides.values() if one for note in one.notes)]
+    told = [
+        *filter(None, [some_products(row)]),
+        *row.notes,
+        *(note for one in besides.values() if one for note in one.notes),
+    ]
     told = list(dict.fromkeys(told))
     notes = f'<h3>To know</h3><ul class="ah-l-known">{"".join(f"<li>{escape(text)}</li>" for text in told)}</ul>'
     missing = ""
