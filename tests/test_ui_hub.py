@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,6 +53,7 @@ from anomalyhub.ui import (
     hub_view,
     inspect,
     learning,
+    sources,
     synthesize,
 )
 from anomalyhub.ui.events import errors_shown
@@ -131,6 +134,12 @@ def built(**options):
 
 def take(session, visit, place, work, repo_id, kind="model", role="learn", trusted=True, **more) -> str:
     return hub_take.take(session, visit, place, Wanted(repo_id, kind, role=role), work, trusted, **more)
+
+
+def foreign(work: Work, place: Place) -> Place:
+    """A folder store as visitors from elsewhere name it."""
+    work.stores = (f"folder:{place.folder}",)
+    return Place("folder", Path(place.folder).name)
 
 
 def photos_of(world: Path):
@@ -295,6 +304,29 @@ def test_choose(shelf, session, visit, work, world):
             hub.choose(visit, store, repo_id, "model")
 
 
+def test_kinds_that_no_tab_can_use(shelf, session, visit, work):
+    store = hub.open_store(session, work, True, shelf)
+    hub.look(visit, store, "x", "dataset")
+    for kind in ("space", "", "models"):
+        with pytest.raises(InvalidArgumentError, match="choose model or dataset"):
+            hub.look(visit, store, "x", kind)
+        with pytest.raises(InvalidArgumentError, match="choose model or dataset"):
+            hub.choose(visit, store, "acme/ring", kind)
+    assert visit.kind == "dataset" and hub.headline(visit).startswith("2 data sets") and visit.chosen is None
+
+
+def test_of_many_files_the_first_are_remembered(session, visit, work, tmp_path):
+    (tmp_path / "many").mkdir()
+    for number in range(230):
+        (tmp_path / "many" / f"{number:03d}.txt").write_text("four")
+    store = create_store(f"folder:{tmp_path / 'shelf'}")
+    store.push(tmp_path / "many", "acme/many", "dataset")
+    assert hub.choose(visit, store, "acme/many", "dataset").startswith("acme/many: 230 files")
+    assert len(visit.chosen.listing.entries) == 200 and (visit.chosen.n_files, visit.chosen.size) == (230, 920)
+    html = hub_view.chosen(visit.chosen)
+    assert "230 files" in html and "and 30 more" in html and "920 bytes" in html and "200.txt" not in html
+
+
 # Taking models.
 
 
@@ -451,12 +483,126 @@ def test_models_that_are_refused(session, visit, work, world, name, change, trus
 
 
 def test_visitors_from_elsewhere_take_no_more_than_so_much(shelf, session, visit, work, monkeypatch):
-    monkeypatch.setattr(hub_take, "MAX_BYTES", 1000)
-    work.stores = (f"folder:{shelf.folder}",)
-    place = Place("folder", Path(shelf.folder).name)
+    place = foreign(work, shelf)
+    monkeypatch.setattr(hub_take, "MAX_BYTES", hub_take.MAX_BYTES | {"model": 1000})
     with pytest.raises(UnsafeRepositoryError, match="this app takes at most"):
         take(session, visit, place, work, "acme/ring", trusted=False)
-    take(session, visit, shelf, work, "acme/ring")  # one's own machine
+    take(session, visit, place, work, "acme/ring-photos", "dataset", trusted=False)
+    monkeypatch.setattr(hub_take, "MAX_FILES", 3)
+    with pytest.raises(UnsafeRepositoryError, match="files, and this app takes at most"):
+        take(session, visit, place, work, "acme/ring-photos", "dataset", trusted=False)
+    for repo_id, kind in (("acme/ring", "model"), ("acme/ring-photos", "dataset")):
+        take(session, visit, shelf, work, repo_id, kind)  # one's own machine
+
+
+def test_visitors_from_elsewhere_use_no_more_images_than_they_may_upload(shelf, session, visit, work, monkeypatch):
+    place = foreign(work, shelf)
+    monkeypatch.setattr(sources, "NORMALS", dataclasses.replace(sources.NORMALS, max_files=5))
+    monkeypatch.setattr(sources, "UNKNOWN", dataclasses.replace(sources.UNKNOWN, max_files=3))
+    take(session, visit, shelf, work, "acme/ring-photos", "dataset")  # one's own machine
+    every = session.source
+    assert len(every.normals) == 8 and len(every.tests) > 3 and visit.taken.notices == ()
+    n_tests = len(every.tests)
+    take(session, visit, place, work, "acme/ring-photos", "dataset", trusted=False)
+    assert (len(session.source.normals), len(session.source.tests)) == (5, 3)
+    assert session.source.tests.ids == tuple(every.tests.ids[i] for i in (0, round((n_tests - 1) / 2), n_tests - 1))
+    assert "5 of the 8 normal photos" in visit.taken.notices[0]
+    assert f"3 of the {n_tests} images to check" in visit.taken.notices[1]
+    hub_take.use_product(session, visit, "ring", "learn", work)  # not by another way either
+    assert (len(session.source.normals), len(session.source.tests)) == (5, 3)
+
+    take(session, visit, place, work, "acme/ring", trusted=False)
+    take(session, visit, place, work, "acme/ring-photos", "dataset", "check", trusted=False)
+    assert len(session.source.tests) == 3 and f"3 of the {n_tests} images" in visit.taken.notices[0]
+    again = Session()  # nor after a reload
+    learning.recall(again, learning.remembered(session), None, work)
+    assert len(again.source.tests) == 3
+    again.close()
+
+
+def test_what_is_never_pulled_does_not_count(world, session, visit, work, tmp_path, monkeypatch):
+    folder, place = tmp_path / "made", Place("folder", str(tmp_path / "shelf"))
+    shutil.copytree(world / "model", folder)
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    (folder / "pytorch_model.bin").write_bytes(bytes(total))
+    create_store(f"folder:{place.folder}").push(folder, "acme/ring")
+    monkeypatch.setattr(hub_take, "MAX_BYTES", {"model": total})
+    assert "is here" in take(session, visit, foreign(work, place), work, "acme/ring", trusted=False)
+
+
+def test_what_was_checked_is_what_is_pulled(shelf, world, session, visit, work, tmp_path, monkeypatch):
+    """The owner pushes something larger between the look at its size and the pull."""
+    place = Place("folder", str(tmp_path / "shelf"))
+    store, check = create_store(f"folder:{place.folder}"), hub_take._check_size
+    first = store.push(world / "model", "acme/ring").revision
+
+    def checked(repo_id, kind, listing):
+        check(repo_id, kind, listing)
+        store.push(world / "inspector", "acme/ring")
+
+    monkeypatch.setattr(hub_take, "_check_size", checked)
+    take(session, visit, foreign(work, place), work, "acme/ring", trusted=False)
+    assert visit.taken.revision == first != store.files("acme/ring").revision
+    assert not session.classify_jobs and not (work.get(session.fit_job).result / "examples.json").exists()
+
+
+def kept(work: Work) -> Counter:
+    """Jobs by their kind and use."""
+    return Counter((job.kind, job.asked["config"].get("role")) for job in work.store.list())
+
+
+def test_the_last_of_each_kind_and_use_is_kept(shelf, session, visit, work, world):
+    place, other = foreign(work, shelf), Session()
+    for one in (other, other, session):
+        take(one, Visit(), place, work, "acme/ring", trusted=False)
+    theirs = other.fit_job
+    assert kept(work) == {("fit", None): 2} and theirs != session.fit_job
+    for repo_id in ("ring-kinds", "ring", "ring-kinds", "ring-pretrained", "ring-pretrained"):
+        take(session, visit, place, work, f"acme/{repo_id}", trusted=False)
+    made = {("fit", None): 2, ("kinds", None): 1, ("classify", None): 1, ("pretrain", None): 1}
+    assert kept(work) == made
+    take(session, visit, place, work, "acme/ring-inspector", trusted=False)
+    assert kept(work) == made and work.result_of(theirs, "fit") is not None  # another visitor's stays
+    assert inspect.kinds_job(session, work) == session.classify_jobs[-1] and session.inspector.threshold
+
+    memory = {"kinds": [other.kinds_job], "classify": [theirs], "pretrain": session.pretrain_jobs}
+    thief = Session()  # who knows another's ids does not get rid of them
+    hub_take.recall(thief, memory, work)
+    for _ in range(2):
+        take(thief, Visit(), place, work, "acme/ring-pretrained", trusted=False)
+    assert kept(work)["pretrain", None] == 2 and work.result_of(session.pretrain_jobs[-1], "pretrain") is not None
+    for one in (other, thief):
+        one.close()
+
+
+def test_what_is_in_use_is_kept(shelf, session, visit, work, world):
+    place = foreign(work, shelf)
+
+    def taken(role: str) -> str:
+        take(session, visit, place, work, "acme/ring-photos", "dataset", role, trusted=False)
+        return visit.taken.job_id
+
+    first, second = taken("learn"), taken("learn")
+    assert work.get(first) is None and kept(work) == {("dataset", "learn"): 1}
+    naming = work.store.adopt("swap", {"data": str(work.result_of(second, "dataset"))}, {})
+    third = taken("learn")
+    assert work.get(second) is not None  # a comparison reads it
+    naming.remove()
+    take(session, visit, place, work, "acme/ring", trusted=False)
+    assert work.get(second) is None and work.get(third) is not None
+
+    fourth = taken("check")
+    hub_take.use_product(session, visit, "ring", "learn", work)
+    session.inspector = Inspector.load(world / "model")  # as if it had learned from them
+    fifth = taken("check")
+    assert session.source.normals and all(Path(ref.path).is_file() for ref in session.source.normals.refs)
+    assert {job.id for job in work.store.list() if job.kind == "dataset"} == {third, fourth, fifth}
+
+
+def test_on_ones_own_machine_all_that_was_taken_is_kept(shelf, session, visit, work):
+    for _ in range(2):
+        take(session, visit, shelf, work, "acme/ring-pretrained")
+    assert kept(work) == {("pretrain", None): 2}
 
 
 @pytest.mark.parametrize(
@@ -691,6 +837,38 @@ def test_names_of_the_board_are_given(full, visit, work, tmp_path):
     other.close()
 
 
+def test_the_data_set_that_was_painted_last_is_given(full, visit, work, world):
+    first = work.get(full.paint_job)
+    contents = {"a.json": world / "model" / "config.json"}
+    full.paint_job = None
+    full.pretrain_jobs = []
+    for painted in (first, work.store.adopt("synthesize", {"count": 4}, contents)):
+        head = {"head": "mean", "synthetic": str(painted.result)}
+        full.pretrain_jobs.append(work.store.adopt("pretrain", head, contents).id)
+        assert hub_give.prepared(full, visit, work, "synthetic") == painted.result
+
+
+def test_a_push_is_left_alone(full, visit, work, tmp_path):
+    place, form, seen = Place("folder", str(tmp_path / "shelf")), Form("detector", "acme/ring"), []
+
+    def meanwhile(fraction: float, _text: str) -> None:
+        if fraction <= 0.3 or seen:
+            return
+        folder = visit.prepared[1]
+        with pytest.raises(InvalidArgumentError, match="a push still runs"):
+            hub_give.preview(full, visit, place, Form("kinds", "acme/kinds"), work, True)
+        hub_give.prepared(full, visit, work, "kinds")  # for another push
+        seen.append(folder.is_dir() and visit.prepared[1] != folder)
+
+    hub_give.give(full, visit, place, form, work, True, meanwhile)
+    assert seen == [True] and visit.pushed.changed and visit.pushing == 0
+    full.press("push")  # which is about to begin
+    with pytest.raises(InvalidArgumentError, match="a push still runs"):
+        hub_give.preview(full, visit, place, form, work, True)
+    full.cancel()
+    assert hub_give.preview(full, visit, place, form, work, True) == visit.draft
+
+
 def test_a_changed_card_is_given_as_it_is(full, visit, work, tmp_path):
     place = Place("folder", str(tmp_path / "shelf"))
     form = Form("detector", "acme/ring", licence="mit")
@@ -866,7 +1044,7 @@ def test_names_from_outside_are_escaped(visit):
     info = RepoInfo(f"a/{NASTY}", "model", NASTY, (NASTY,), NASTY, True, 1e99, 5, NASTY)
     visit.repos, visit.where = (info,), NASTY
     visit.chosen = hub.Chosen(
-        info, SimpleNamespace(revision=NASTY, entries=[SimpleNamespace(path=NASTY, size=1)]), NASTY
+        info, SimpleNamespace(revision=NASTY, entries=[SimpleNamespace(path=NASTY, size=1)]), 1, 1, NASTY
     )
     visit.taken = hub.Taken(NASTY, "model", "0", NASTY, ((NASTY, NASTY),), (NASTY,))
     html = hub_view.repos(visit) + hub_view.chosen(visit.chosen) + hub_view.taken(visit.taken)

@@ -255,6 +255,22 @@ def test_the_oldest_go_when_there_is_too_much(work, desk, refs, monkeypatch):
     assert len(work.store.list()) == 2
 
 
+def test_what_can_be_taken_again_goes_first(work, desk, monkeypatch):
+    (desk / "large").write_bytes(bytes(100_000))
+    learned = ended(work, desk)
+    (learned.result / "large").write_bytes(bytes(100_000))
+    taken = [work.store.adopt("fit", {}, {"large": desk / "large"}) for _ in range(2)]
+    for number, job in enumerate((learned, *taken)):
+        age(job.folder, 600 - number)
+    monkeypatch.setattr(work_module, "MAX_BYTES", 250_000)
+    work.prune()
+    assert {job.id for job in work.store.list()} == {learned.id, taken[1].id}
+    age(learned.folder, KEPT + 60)  # what is too old goes all the same, and before
+    monkeypatch.setattr(work_module, "MAX_BYTES", 150_000)
+    work.prune()
+    assert {job.id for job in work.store.list()} == {taken[1].id}
+
+
 def test_a_home_that_is_gone(work):
     shutil.rmtree(work.home)
     work.prune()

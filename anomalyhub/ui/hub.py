@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from anomalyhub.errors import AnomalyHubError, Cancelled, InvalidArgumentError, StoreError
 from anomalyhub.hub import BaseStore, Pushed, RepoInfo, create_store
 from anomalyhub.hub.base import reason
-from anomalyhub.hub.contents import Listing, checked_kind, checked_repo_id
+from anomalyhub.hub.contents import Listing, checked_repo_id
 from anomalyhub.hub.front_matter import read_front_matter
 from anomalyhub.ui.session import Session
 from anomalyhub.ui.work import Work
@@ -24,6 +24,7 @@ from anomalyhub.ui.work import Work
 #: What is kept in repositories, and how the page says it: one of them, and several.
 KINDS = {"model": ("model", "models"), "dataset": ("data set", "data sets")}
 HUB = "Hugging Face Hub"
+_FILES = 200  # of a repository that is looked at, which are shown
 _TOKEN = re.compile(r"[\x21-\x7e]{8,300}")
 
 
@@ -49,10 +50,16 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Chosen:
-    """A repository that is looked at; card is its README.md, asked: the revision that was asked for, "" the newest."""
+    """A repository that is looked at.
+
+    listing  the first of its files; n_files and size (bytes): of all
+    card     its README.md         asked  the revision that was asked for, "" the newest
+    """
 
     info: RepoInfo
     listing: Listing
+    n_files: int
+    size: int
     card: str
     asked: str = ""
 
@@ -63,7 +70,7 @@ class Visit:
 
     kind      of what is looked for       repos   what was found, None before the first look; where: in which store
     chosen    what is looked at           taken   what was brought into the app last
-    prepared  what is to be given: its state and its folder
+    prepared  what is to be given: its state and its folder; pushing: how many pushes read it now
     draft     the card as it was made, and drafted: of what; empty before
     pushed    what was pushed last, None until then; store: to which, for people
     """
@@ -74,6 +81,7 @@ class Visit:
     chosen: Chosen | None = None
     taken: Taken | None = None
     prepared: tuple[Any, Path] | None = field(default=None, repr=False)
+    pushing: int = 0
     draft: str = field(default="", repr=False)
     drafted: str = ""
     pushed: Pushed | None = None
@@ -188,6 +196,13 @@ def login_text(session: Session, trusted: bool) -> str:
 # Step 2: what is there.
 
 
+def checked_kind(kind: str) -> str:
+    """Raises InvalidArgumentError for what no tab can use."""
+    if kind not in KINDS:
+        raise InvalidArgumentError(f"nothing of the kind {kind[:40]!r} is taken: choose {' or '.join(KINDS)}")
+    return kind
+
+
 def look(
     visit: Visit, store: BaseStore, where: str, kind: str, words: str = "", tag: str = "", product: str = ""
 ) -> str:
@@ -219,8 +234,10 @@ def choose(visit: Visit, store: BaseStore, repo_id: str, kind: str, revision: st
     repo_id, revision = checked_repo_id((repo_id or "").strip()), (revision or "").strip()
     listing, card = store.card(repo_id, checked_kind(kind), revision or None)
     info = next((one for one in visit.repos or () if (one.repo_id, one.kind) == (repo_id, kind)), None)
-    visit.chosen = Chosen(info or _info(repo_id, kind, listing, card), listing, card, revision)
-    return f"{repo_id}: {len(listing.entries)} files. Next: use it in this app."
+    n_files, size = len(listing.entries), sum(entry.size for entry in listing.entries)
+    few = Listing(listing.revision, listing.entries[:_FILES])  # a session lasts, and there may be very many
+    visit.chosen = Chosen(info or _info(repo_id, kind, listing, card), few, n_files, size, card, revision)
+    return f"{repo_id}: {n_files} files. Next: use it in this app."
 
 
 def _info(repo_id: str, kind: str, listing: Listing, card: str) -> RepoInfo:

@@ -135,7 +135,7 @@ def _state(session: Session, work: Work, key: str) -> tuple[Any, ...]:
     if key in ("kinds", "labelled"):
         opened = board.opened(discover.Visit(job_id=session.discover_job), work)
         return key, session.discover_job, tuple(opened.labels())
-    return key, inspect.kinds_job(session, work), session.paint_job
+    return key, _painting(session, work).id if key == "synthetic" else inspect.kinds_job(session, work)
 
 
 def _folder_of(session: Session, work: Work, key: str) -> Path:
@@ -161,7 +161,7 @@ def _folder_of(session: Session, work: Work, key: str) -> Path:
 
 def _forget(session: Session, visit: Visit) -> None:
     """What was made for a push that is not wanted any more; results of jobs stay."""
-    if visit.prepared is not None and visit.prepared[1].parent == session.folder:
+    if visit.prepared is not None and visit.prepared[1].parent == session.folder and not visit.pushing:
         shutil.rmtree(visit.prepared[1], ignore_errors=True)
     visit.prepared = None
 
@@ -170,6 +170,8 @@ def preview(session: Session, visit: Visit, place: Place, form: Form, work: Work
     """The card as it would be pushed; also kept as the draft that a push compares the page's box with."""
     from anomalyhub.hub.share import card_of
 
+    if session.busy == "push" or visit.pushing:
+        raise InvalidArgumentError("a push still runs: wait for its end, or cancel it")
     offer, repo_id = find(session, work, form.key), checked_repo_id(form.repo_id.strip())
     folder, store = prepared(session, visit, work, form.key), open_store(session, work, trusted, place)
     visit.draft = card_of(folder, repo_id, offer.kind, store=store, license=_licence(form))
@@ -208,20 +210,23 @@ def give(
         on_hub, store = place.place != "folder", open_store(session, work, trusted, place)
         if on_hub and not (session.token or trusted):
             raise InvalidArgumentError("the Hub wants to know who gives: log in with an access token in step 1")
-        folder = prepared(session, visit, work, form.key)
+        folder, card = prepared(session, visit, work, form.key), _card(visit, form)
         job.check()
-        card = _card(visit, form)
-        pushed = share(
-            folder,
-            repo_id,
-            offer.kind,
-            store=store,
-            message=form.message.strip()[:500],
-            private=form.private if on_hub else None,
-            license=_licence(form) if card is None else None,
-            card=card,
-            progress=part(job, _READY, 1.0),
-        )
+        visit.pushing += 1
+        try:
+            pushed = share(
+                folder,
+                repo_id,
+                offer.kind,
+                store=store,
+                message=form.message.strip()[:500],
+                private=form.private if on_hub else None,
+                license=_licence(form) if card is None else None,
+                card=card,
+                progress=part(job, _READY, 1.0),
+            )
+        finally:
+            visit.pushing -= 1
         visit.pushed, visit.store = pushed, store_name(work, trusted, place)
     return given_text(visit)
 

@@ -11,19 +11,20 @@ from typing import Any
 from anomalyhub import jobs
 from anomalyhub.data import Split, list_products
 from anomalyhub.errors import AnomalyHubError, InvalidArgumentError, InvalidModelError, UnsafeRepositoryError
-from anomalyhub.hub.contents import Listing, checked_kind, checked_repo_id, gather
+from anomalyhub.hub.contents import Listing, checked_repo_id, choose, gather
 from anomalyhub.protocols import Progress, part
 from anomalyhub.state import read_config, read_json
 from anomalyhub.types import GOOD
 from anomalyhub.ui import discover, methods, sources
-from anomalyhub.ui.hub import Place, Taken, Visit, open_store
+from anomalyhub.ui.hub import Place, Taken, Visit, checked_kind, open_store
 from anomalyhub.ui.session import Job, Session, Source
 from anomalyhub.ui.work import Work
 
 #: What a data set is taken for.
 ROLES = {"learn": "To learn from", "check": "Only to check"}
-#: Bytes that a visitor from elsewhere may bring onto this machine at a time.
-MAX_BYTES = 4 * 1024**3
+#: Bytes, and files, that a visitor from elsewhere may bring onto this machine at a time; models are held in memory.
+MAX_BYTES: Mapping[str, int] = {"model": 1024**3, "dataset": 4 * 1024**3}
+MAX_FILES = 20_000
 _INSPECTOR, _EXAMPLES, _BINARIZER, _MODEL = "inspector.json", "examples.json", "binarizer.json", "model"
 _NAMING = ("classifier", "discoverer")  # folders of an inspector, of which it has one or none
 _OFFERED = {*methods.OFFERED, *methods.CLIP, *discover.OFFERED}
@@ -62,27 +63,57 @@ def take(
             raise InvalidArgumentError(f"there is no use {wanted.role!r} of a data set: choose {' or '.join(ROLES)}")
         job(0.0, f"asking for {repo_id}")
         if not trusted:
-            _check_size(repo_id, store.files(repo_id, kind, revision))
+            listing = store.files(repo_id, kind, revision)
+            _check_size(repo_id, kind, listing)
+            revision = listing.revision  # a branch may have moved on by the time of the pull
         pulled = store.pull(repo_id, kind, revision, out=folder, progress=part(job, 0.0, _PULLED))
         job(_PULLED, "checking what it is")
-        about = {"repo": repo_id, "revision": pulled.revision}
+        about = {"repo": repo_id, "revision": pulled.revision, "session": session.folder.name}
         if kind == "model":
             taken = _take_model(session, folder, about, work, trusted, job)
         else:
-            taken = _take_dataset(session, folder, about, wanted.role, work, job)
+            taken = _take_dataset(session, folder, about, wanted.role, work, trusted, job)
         visit.taken = taken._replace(notices=(*pulled.notices, *taken.notices))
         if visit.chosen is not None and visit.chosen.info.repo_id != repo_id:
             visit.chosen = None  # the page would show another one
+        if not trusted:
+            _make_room(session, work)
     return f"{taken.repo_id} is here: {taken.what}. Next: the tab {taken.tabs[0][0]}."
 
 
-def _check_size(repo_id: str, listing: Listing) -> None:
-    total = sum(entry.size for entry in listing.entries)
-    if total > MAX_BYTES:
+def _check_size(repo_id: str, kind: str, listing: Listing) -> None:
+    """Of what a pull would bring."""
+    chosen, _ = choose(listing.entries, kind)
+    total, most = sum(entry.size for entry in chosen), MAX_BYTES[kind]
+    if total > most or len(chosen) > MAX_FILES:
         raise UnsafeRepositoryError(
-            f"{repo_id} has {total / 1e9:.1f} GB, and this app takes at most {MAX_BYTES / 1e9:.1f}: "
-            "run the app on your own computer to take it"
+            f"{repo_id} has {total / 1e9:.1f} GB in {len(chosen):,} files, and this app takes at most "
+            f"{most / 1e9:.1f} in {MAX_FILES:,}: run the app on your own computer to take it"
         )
+
+
+def _make_room(session: Session, work: Work) -> None:
+    """Of what this visitor has taken, only the last of each kind and use stays, and what is still in use."""
+    kept = set()
+    for one in work.store.list():  # the newest first, so that what builds on another goes before it
+        config = one.asked.get("config", {})
+        if not one.asked.get("adopted") or config.get("session") != session.folder.name:
+            continue
+        use = one.kind, config.get("role")
+        if use in kept and not _in_use(one, session, work):
+            _remove([one])
+        kept.add(use)
+
+
+def _in_use(one: jobs.Job, session: Session, work: Work) -> bool:
+    """Whether the Detect tab works with it, or another job's config names it."""
+    source = session.source
+    photos = (*source.normals.refs, *source.tests.refs) if source is not None else ()
+    return (
+        one.id in (session.fit_job, session.kinds_job)
+        or any(ref.path.is_relative_to(one.folder) for ref in photos)
+        or any(one.id in str(other.asked.get("config")) for other in work.store.list())
+    )
 
 
 # Models.
@@ -213,7 +244,8 @@ def join_kinds(session: Session, work: Work) -> tuple[str, ...] | None:
     folder, fit = work.result_of(session.kinds_job, "kinds"), work.get(session.fit_job, "fit")
     if folder is None or fit is None or fit.result is None or not (folder / _BINARIZER).is_file():
         return None
-    kinds, about = _kinds_of(folder), {"repo": work.get(session.kinds_job).asked["name"], "kinds": session.kinds_job}
+    about = {"repo": work.get(session.kinds_job).asked["name"], "kinds": session.kinds_job}
+    kinds, about = _kinds_of(folder), about | {"session": session.folder.name}
     for one in session.classify_jobs:
         known = (work.get(one, "classify") or fit).asked["config"]
         if known.get("kinds") == session.kinds_job and known.get("model") == str(fit.result):
@@ -291,8 +323,11 @@ def recall(session: Session, memory: Any, work: Work) -> None:
 # Data sets.
 
 
-def _take_dataset(session: Session, folder: Path, about: Mapping[str, str], role: str, work: Work, job: Job) -> Taken:
-    made = work.store.adopt("dataset", dict(about), gather(folder), name=about["repo"])
+def _take_dataset(
+    session: Session, folder: Path, about: Mapping[str, str], role: str, work: Work, trusted: bool, job: Job
+) -> Taken:
+    told = {"role": role, "limited": not trusted, **about}  # see `sources.pulled_source`
+    made = work.store.adopt("dataset", told, gather(folder), name=about["repo"])
     place = str(made.result)
     try:
         products = list_products(made.result)
@@ -318,12 +353,12 @@ def use_product(session: Session, visit: Visit, product: str, role: str, work: W
 
 def _hand_over(session: Session, taken: Taken, product: str, role: str, work: Work) -> Taken:
     """A product of a taken data set becomes the source of the Detect tab, from which the others take theirs."""
-    folder, key = work.result_of(taken.job_id, "dataset"), f"{taken.job_id}/{product}"
+    job, key = work.get(taken.job_id, "dataset"), f"{taken.job_id}/{product}"
     name = product or taken.repo_id.partition("/")[2]
     taken = taken._replace(product=product, role=role)
     if role == "check":
-        return _to_check(session, taken, name, sources.pulled_tests(folder, product), key)
-    source = sources.pulled_source(folder, product, name, key)
+        return _to_check(session, taken, name, *sources.pulled_tests(job, product), key)
+    source = sources.pulled_source(job, product, name, key)
     _forget_model(session)
     session.have, session.method = source.have, methods.find("", source.have).key
     session.source, session.unknown, session.inspector, session.fit_job = source, None, None, None
@@ -336,7 +371,7 @@ def _hand_over(session: Session, taken: Taken, product: str, role: str, work: Wo
     return taken._replace(what=what, tabs=tabs, notices=source.notices)
 
 
-def _to_check(session: Session, taken: Taken, name: str, tests: Split, key: str) -> Taken:
+def _to_check(session: Session, taken: Taken, name: str, tests: Split, notices: tuple[str, ...], key: str) -> Taken:
     if session.source is None or session.inspector is None:
         raise InvalidArgumentError(
             f"there is no detector yet that could check {name}: take or learn one first, or take the data set to learn "
@@ -350,4 +385,4 @@ def _to_check(session: Session, taken: Taken, name: str, tests: Split, key: str)
     tabs = [("Detect", "Choose Test images in step 3 and press Check"), ("Discover", "Choose From Detect in step 1")]
     tabs += [("Classify", "Take examples from its Test images in step 2")] * (len(kinds) > 1)
     what = f"{len(tests)} images of {name} to check" + f", with {len(kinds)} kinds of defect" * bool(kinds)
-    return taken._replace(what=what, tabs=tuple(tabs), notices=())
+    return taken._replace(what=what, tabs=tuple(tabs), notices=notices)

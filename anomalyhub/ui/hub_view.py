@@ -20,7 +20,7 @@ from anomalyhub.ui.views import notice_list
 
 TITLES = ("Where it is kept", "Take", "Give")
 _MAX_CARD = 30_000  # characters that are drawn: half a second for the worst
-_TAGS, _FILES, _NOTES = 6, 200, 12
+_TAGS, _NOTES = 6, 12
 _UNTOLD = re.compile(r"Push \d+ files with AnomalyHub")  # a message that says nothing
 _FRONT = re.compile(r"\A\s*---[ \t]*\r?\n.*?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 #: Keys of a card's front matter that say something to people.
@@ -119,10 +119,10 @@ def size(count: int | None) -> str:
 
 def chosen(one: Chosen) -> str:
     """A repository: what it is, its files, and its card."""
-    info, entries = one.info, one.listing.entries
+    info = one.info
     owner, _, name = info.repo_id.partition("/")
     told = [("Revision", f"<code>{escape(one.listing.revision[:12])}</code>"), ("Changed", date(info.updated))]
-    told += [("Product", escape(info.product or "")), ("Size", size(sum(entry.size for entry in entries)))]
+    told += [("Product", escape(info.product or "")), ("Size", size(one.size))]
     told += _told(one.card)
     rows = "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in told if value)
     return (
@@ -148,9 +148,9 @@ def _words(value: Any) -> str:
 
 def _files(one: Chosen) -> str:
     entries = one.listing.entries
-    rows = "".join(f"<li>{escape(entry.path)}<span>{size(entry.size)}</span></li>" for entry in entries[:_FILES])
-    more = f"<li>and {len(entries) - _FILES} more</li>" if len(entries) > _FILES else ""
-    return f'<details class="ah-h-files"><summary>{len(entries)} files</summary><ul>{rows}{more}</ul></details>'
+    rows = "".join(f"<li>{escape(entry.path)}<span>{size(entry.size)}</span></li>" for entry in entries)
+    more = f"<li>and {one.n_files - len(entries)} more</li>" if one.n_files > len(entries) else ""
+    return f'<details class="ah-h-files"><summary>{one.n_files} files</summary><ul>{rows}{more}</ul></details>'
 
 
 def card(text: str) -> str:

@@ -139,7 +139,7 @@ def recall(session: Session, memory: Any, root: Path | None, work: Work) -> None
     session.method = _recalled_method(str(memory.get("method")), session.have)
     if kind == "hub":
         job_id, _, product = key.partition("/")
-        tests = sources.pulled_tests(work.result_of(job_id, "dataset"), product)
+        tests, _ = sources.pulled_tests(work.get(job_id, "dataset"), product)
     else:
         tests = sources.former_tests(kind, key, root, session.have)
     session.source = sources.former_source(kind, key, job.asked["config"], tests, session.have)

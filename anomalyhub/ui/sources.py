@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from anomalyhub.errors import AnomalyHubError, InvalidDatasetError, InvalidImage
 from anomalyhub.protocols import Progress
 from anomalyhub.ui import methods
 from anomalyhub.ui.session import Job, Source
+
+if TYPE_CHECKING:
+    from anomalyhub import jobs
 
 #: The sample products and what they are called.
 SAMPLES = {"weave": "Woven fabric", "label": "Printed label", "ring": "Machined ring"}
@@ -181,18 +184,22 @@ def _readable(refs: Sequence[SampleRef], job: Job) -> tuple[list[SampleRef], lis
     return readable, notices
 
 
-def pulled_source(folder: Path, product: str, name: str, key: str) -> Source:
+def pulled_source(taken: jobs.Job, product: str, name: str, key: str) -> Source:
     """A data set that was taken on the Hub tab. Where too few of its images are known to be normal, all are to be
     compared with each other.
 
+    taken    its job; "limited" in its config: no more of its images than may be uploaded, evenly spaced
     product  one of its products, "" where it has but one; name: what to call that
     Raises InvalidDatasetError.
     """
+    folder = taken.result
     dataset = load_dataset(folder, product or None)
     (normals, outside), (tests, more) = _inside(folder, dataset.train.refs), _inside(folder, dataset.test.refs)
     notices = (*outside, *more)
     if len(normals) >= MIN_NORMALS:
-        return Source(name, _images_only(normals), _images_only(tests), "hub", notices, key)
+        normals, fewer = _limited(taken, normals, NORMALS, "normal photos")
+        tests, some = _limited(taken, tests, UNKNOWN, "images to check")
+        return Source(name, normals, tests, "hub", (*notices, *fewer, *some), key)
     photos, some = some_tests(_images_only({ref.id: ref for ref in (*normals, *tests)}.values()))
     if len(photos) < MIN_NORMALS:
         raise InvalidDatasetError(
@@ -202,12 +209,26 @@ def pulled_source(folder: Path, product: str, name: str, key: str) -> Source:
     return Source(name, Split(), photos, "hub", notices, key, "none")
 
 
-def pulled_tests(folder: Path | None, product: str) -> Split:
-    """Test images of a data set that was taken; none where it has gone."""
+def pulled_tests(taken: jobs.Job | None, product: str) -> tuple[Split, tuple[str, ...]]:
+    """Test images of a data set that was taken, and notices; none where it has gone. Arguments as `pulled_source`."""
+    folder = taken.result if taken is not None else None
     with suppress(AnomalyHubError):
         if folder is not None:
-            return _images_only(_inside(folder, load_dataset(folder, product or None).test.refs)[0])
-    return Split()
+            refs, _ = _inside(folder, load_dataset(folder, product or None).test.refs)
+            return _limited(taken, refs, UNKNOWN, "images to check")
+    return Split(), ()
+
+
+def _limited(taken: jobs.Job, refs: Sequence[SampleRef], limits: Limits, what: str) -> tuple[Split, tuple[str, ...]]:
+    most = limits.max_files if taken.asked["config"].get("limited") else len(refs)
+    if len(refs) <= most:
+        return _images_only(refs), ()
+    notice = f"{most} of the {len(refs)} {what} are used, evenly spaced: run the app on your own computer to use all"
+    return _spaced(_images_only(refs), most), (notice,)
+
+
+def _spaced(images: Split, count: int) -> Split:
+    return images.select(np.linspace(0, len(images) - 1, count).round().astype(int).tolist())
 
 
 def former_tests(kind: str, key: str, root: Path | None, have: str = "many") -> Split:
@@ -248,9 +269,8 @@ def some_tests(tests: Split) -> tuple[Split, str | None]:
     """At most MAX_TESTS evenly spaced images, and a notice when that left some out."""
     if len(tests) <= MAX_TESTS:
         return tests, None
-    chosen = np.linspace(0, len(tests) - 1, MAX_TESTS).round().astype(int)
     notice = f"{MAX_TESTS} of the {len(tests)} test images were checked, evenly spaced; the command line checks all"
-    return tests.select(chosen.tolist()), notice
+    return _spaced(tests, MAX_TESTS), notice
 
 
 def _below(root: Path, name: str) -> Path:

@@ -28,7 +28,7 @@ _SPACE_STORAGE = Path("/data")
 MAX_ACTIVE = 12
 #: Seconds that an ended job is kept after its last change.
 KEPT = 7 * 86400
-#: Bytes of jobs and images beyond which the oldest ended jobs go earlier.
+#: Bytes of jobs and images beyond which ended jobs go earlier: what can be taken again, then the oldest.
 MAX_BYTES = 20 * 1024**3
 #: Seconds that images wait for the job that they were kept for.
 _SOON = 3600
@@ -184,8 +184,8 @@ class Work:
                 if _age(path) > KEPT:
                     shutil.rmtree(path, ignore_errors=True)
             self._remove_inputs_nobody_needs()
-            for job in self.store.idle():
-                if time.time() - job.changed_at <= KEPT and self._bytes() <= MAX_BYTES:
+            for job in sorted(self.store.idle(), key=lambda job: (_is_young(job), not job.asked.get("adopted"))):
+                if _is_young(job) and self._bytes() <= MAX_BYTES:
                     break
                 with suppress(InvalidArgumentError):  # resumed meanwhile
                     job.remove()
@@ -214,6 +214,10 @@ def _kept_by_space() -> Path | None:
     """Where a Hugging Face Space keeps what is to outlive a restart; None elsewhere, and without such storage."""
     there = os.environ.get("SPACE_ID") and _SPACE_STORAGE.is_dir() and os.access(_SPACE_STORAGE, os.W_OK)
     return _SPACE_STORAGE / "anomalyhub" if there else None
+
+
+def _is_young(job: Job) -> bool:
+    return time.time() - job.changed_at <= KEPT
 
 
 def _age(path: Path) -> float:
