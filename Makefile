@@ -30,11 +30,14 @@ setup: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m anomalyhub demo $(if $(PORT),--port $(PORT))
 
+# Files of tests share out the cores; each test has one thread, so that none waits for another's.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PARALLEL) -m "not slow" $(ARGS)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PARALLEL) $(ARGS)
 
 style: $(STAMP)
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from PIL import Image
 from anomalyhub import cli
 from anomalyhub.detection import create_detector
 from anomalyhub.errors import InvalidArgumentError, InvalidDatasetError, InvalidImageError, OutputError
+from anomalyhub.locks import is_locked
 from anomalyhub.pipeline import Inspector
 from anomalyhub.pipeline import watch as module
 from anomalyhub.pipeline.watch import WatchConfig, folder_digest, watch
@@ -536,7 +537,7 @@ def test_leftovers_of_a_killed_process_are_removed(inspector, line):
 
 def test_one_watcher_per_folder(inspector, line, tmp_path):
     with watching(inspector, line):
-        until(lambda: (line / ".anomalyhub-watch.lock").exists())
+        until(lambda: is_locked(line / ".anomalyhub-watch.lock"))
         with pytest.raises(OutputError, match="gets results from another process"):
             watch(inspector, line, config=ONCE)
         assert watch(inspector, line, tmp_path / "out", ONCE) == 0
@@ -658,7 +659,9 @@ def test_wrong_arguments(model, line, arguments, reason, capfd):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_after_the_image_at_hand(model, line, number, code):
-    command = [sys.executable, "-m", "anomalyhub", "watch", str(line), "--model", str(model), "--settle", "0.1"]
+    # a shell's background ignores SIGINT, which children inherit
+    start = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); from anomalyhub.cli import main; main()"
+    command = [sys.executable, "-c", start, "watch", str(line), "--model", str(model), "--settle", "0.1"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

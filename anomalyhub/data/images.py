@@ -142,6 +142,8 @@ def _open(path: Path | Encoded) -> BinaryIO:
         if status.st_size == 0:
             raise InvalidImageError(f"{path} is empty: copy the image again or remove the file")
         return open(path, "rb")
+    except InvalidImageError:  # which is a ValueError
+        raise
     except FileNotFoundError as error:
         raise InvalidImageError(f"{path} does not exist: check the path and its spelling") from error
     except PermissionError as error:
