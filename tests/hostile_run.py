@@ -242,6 +242,7 @@ class Run:
 
 def main(work: Path, step: int = 1, hub_step: int = 10) -> None:
     places = {"ANOMALYHUB_HOME": "cache", "HOME": "home", "HF_HOME": "home/hf", "TMPDIR": "tmp", "HOSTILE_MARK": "mark"}
+    places["TORCHINDUCTOR_CACHE_DIR"] = "tmp/inductor"  # which torch makes when it is imported
     os.environ |= {"HF_HUB_OFFLINE": "1", **{name: str(work / place) for name, place in places.items()}}
     (work / "tmp").mkdir(parents=True)
     signal.signal(signal.SIGALRM, _late)
