@@ -87,7 +87,7 @@ class Listing:
 
 def size_of(content: Content) -> int:
     """Bytes."""
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
+    return len(content) if isinstance(content, bytes) else os.stat(content).st_size
 
 
 def checked_repo_id(text: str) -> str:
@@ -121,29 +121,36 @@ def gather(folder: str | Path) -> dict[str, Path]:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise InvalidArgumentError(f"{folder} is not a folder: give the --out folder of a run")
-    real, found = Path(os.path.realpath(root)), {}
+    found: dict[str, Path] = {}
     for at, folders, names in os.walk(root, followlinks=False):
-        kept = [name for name in sorted(folders) if not name.startswith(".")]
-        for name in [*kept, *sorted(names)]:
-            path = Path(at, name)
-            if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(real)):
-                raise InvalidArgumentError(
-                    f"{path} is a link to {os.path.realpath(path)}: put the files themselves into the folder"
-                )
-        folders[:] = kept
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
+        inner = os.path.relpath(at, root).replace(os.sep, "/")
+        above = "" if inner == "." else f"{inner}/"
+        for name in folders:
+            _check_link(os.path.join(at, name), root)
         for name in sorted(names):
-            path = Path(at, name)
+            path = os.path.join(at, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                _check_link(path, root)
             if name.startswith(".") or name in _SILENT:
                 continue
-            if not stat.S_ISREG(path.stat().st_mode):
+            if not stat.S_ISREG(os.stat(path).st_mode if stat.S_ISLNK(mode) else mode):
                 raise InvalidArgumentError(f"{path} is no regular file: take it out of the folder")
-            inner = path.relative_to(root).as_posix()
-            if reason := name_fault(inner):
+            if reason := name_fault(above + name):
                 raise InvalidArgumentError(f"{path} cannot be stored, as its name {reason}: rename it")
-            found[inner] = path
+            found[above + name] = Path(path)
     if not found:
         raise InvalidArgumentError(f"{folder} has no files: give the --out folder of a run")
     return found
+
+
+def _check_link(path: str, root: Path) -> None:
+    """Raise InvalidArgumentError for a link to a folder, or out of the folder."""
+    if os.path.islink(path) and (os.path.isdir(path) or not Path(path).resolve().is_relative_to(root.resolve())):
+        raise InvalidArgumentError(
+            f"{path} is a link to {os.path.realpath(path)}: put the files themselves into the folder"
+        )
 
 
 def name_fault(name: str) -> str | None:
@@ -157,7 +164,8 @@ def name_fault(name: str) -> str | None:
     parts = name.split("/")
     if size > _MAX_NAME or any(len(part.encode()) > _MAX_PART for part in parts):
         return "is too long"
-    if any(unicodedata.category(letter) in _CONTROL or letter in _BIDI for letter in name):
+    plain = name.isascii() and name.isprintable()
+    if not plain and any(unicodedata.category(letter) in _CONTROL or letter in _BIDI for letter in name):
         return "has control characters"
     if name.startswith("/") or "\\" in name or any(re.match(r"[A-Za-z]:", part) for part in parts):
         return "is an absolute path or has a \\"

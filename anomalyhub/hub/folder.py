@@ -212,8 +212,8 @@ def _fill(
             return {"size": kept[name].size, "sha256": kept[name].sha256}
         return _store(contents[name], staged / name)
 
-    for folder in {(staged / name).parent for name in contents}:
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in {os.path.dirname(name) for name in contents}:
+        (staged / folder).mkdir(parents=True, exist_ok=True)
     names, files = sorted(contents, key=lambda name: (-size_of(contents[name]), name)), {}
     with closing(ahead(write, names)) as records:
         for number, (name, record) in enumerate(zip(names, records, strict=True)):
