@@ -143,7 +143,9 @@ def test_push_pull_and_repos(data, tmp_path, share, capsys):
     assert cli.run(["repos", *store, "--product", "ring", "--json"]) == 0
     (info,) = json.loads(capsys.readouterr().out)
     assert info["repo_id"] == "acme/ring" and "line-3" in info["tags"]
-    assert cli.run(["repos", *store, "--tag", "nothing"]) == 0 and "nothing there is like that" in capsys.readouterr().out
+    assert (
+        cli.run(["repos", *store, "--tag", "nothing"]) == 0 and "nothing there is like that" in capsys.readouterr().out
+    )
     assert cli.run(["pull", "acme/ring", *store, "--out", str(tmp_path / "again")]) == 0
     for command, out in (("predict", "a"), ("predict", "b")):
         source = model if out == "a" else tmp_path / "again"

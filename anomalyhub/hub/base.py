@@ -185,7 +185,8 @@ class BaseStore(ABC):
             raise StoreError(f"{what}: check the name and --kind")
         target = self._cached(repo_id, kind, listing.revision) if out is None else Path(out)
         if out is None and target.is_dir():
-            os.utime(target)  # see `prune_cache`
+            with suppress(OSError):  # a cache that is only to be read
+                os.utime(target)  # see `prune_cache`
         else:
             with atomic_folder(target, overwrite or out is None) as staged:
                 self._assemble(staged, repo_id, kind, listing.revision, chosen, out is None, progress)
