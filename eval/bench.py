@@ -14,9 +14,7 @@ from pathlib import Path
 from common import RESULTS, shared
 
 from anomalyhub.errors import AnomalyHubError, UnknownNameError
-from anomalyhub.hub import create_store
-from anomalyhub.hub.base import push_command
-from anomalyhub.hub.contents import checked_repo_id
+from anomalyhub.hub.base import check_target, push_command
 
 HERE = Path(__file__).parent
 ALL = (
@@ -64,8 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         if unknown:
             raise UnknownNameError("benchmark", sorted(unknown)[0], ALL)
         if asked.push_to is not None:
-            checked_repo_id(asked.push_to)
-            create_store(asked.store)
+            check_target(asked.push_to, asked.store)
     except AnomalyHubError as error:
         print(error, file=sys.stderr)
         return 2

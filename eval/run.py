@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.list:
             return _list(config, sources, out, asked.only)
         if asked.push_to is not None:
-            _check_target(asked.push_to, asked.store)  # before the work, not after it
+            from anomalyhub.hub.base import check_target
+
+            check_target(asked.push_to, asked.store)  # before the work, not after it
         code = _run(config, sources, out, asked)
     except AnomalyHubError as error:
         print(f"eval/run.py: {error}", file=sys.stderr)
@@ -107,14 +109,6 @@ def _list(config: BenchmarkConfig, sources: Sources, out: Path, only: str | None
         print(f"{state:8}  {planned.unit.name}")
     print(f"{states.count('finished')} of {len(plan)} units are finished")
     return 0
-
-
-def _check_target(repo_id: str, store: str) -> None:
-    from anomalyhub.hub import create_store
-    from anomalyhub.hub.contents import checked_repo_id
-
-    checked_repo_id(repo_id)
-    create_store(store)
 
 
 def _push(out: Path, repo_id: str, store: str) -> int:

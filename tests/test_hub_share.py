@@ -81,6 +81,13 @@ def test_what_nobody_could_pull_is_not_pushed(store, tmp_path, files, words):
     assert store.list("dataset") == store.list("model") == []
 
 
+def test_a_link_to_nothing_is_said(store, data):
+    (data / "b.csv").symlink_to(data / "gone.csv")
+    with pytest.raises(InvalidArgumentError, match="b.csv cannot be read"):
+        store.push(data, "acme/data", "dataset")
+    assert store.list("dataset") == []
+
+
 def test_a_push_says_what_pulls_will_leave_out(store, data):
     (data / "run.py").write_text("print()")
     pushed = store.push(data, "acme/data", "dataset")

@@ -122,6 +122,20 @@ def test_a_verb_whose_push_fails_keeps_its_result(data, tmp_path, capsys):
     assert f"the result is in {out}" in error and f"anomalyhub push {out} acme/ring" in error
 
 
+def test_a_push_that_is_stopped_does_not_say_that_nothing_was_written(data, tmp_path, share, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anomalyhub.hub.share.share", stopped)
+    out = tmp_path / "ring"
+    fit = ["fit", "patchcore", "--data", str(data), *SET, "--out", str(out)]
+    with pytest.raises(SystemExit) as ended:
+        cli.run([*fit, "--push-to", "acme/ring", "--store", share])
+    assert ended.value.code == 130 and (out / "config.json").exists()
+    error = capsys.readouterr().err
+    assert "nothing was written" not in error and f"anomalyhub push {out} acme/ring" in error
+
+
 def test_a_verb_refuses_a_target_before_the_work(data, tmp_path, capsys):
     fit = ["fit", "patchcore", "--data", str(data), "--out", str(tmp_path / "ring"), "--push-to", "ring"]
     assert cli.run(fit) == 2

@@ -48,7 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell
         signal.signal(signal.SIGINT, stop)
-    code = run(arguments)
+    try:
+        code = run(arguments)
+    except SystemExit as ended:  # of a verb that has said itself what was stopped
+        code = ended.code
     sys.exit(128 + caught[0] if caught and code == _STOPPED else code)
 
 

@@ -32,6 +32,8 @@ def pushes(kind: str, inner: str = "") -> Callable[[Callable], Callable]:
         @functools.wraps(verb)
         def run(*arguments: Any, push_to: str | None = None, store: str = "hub", **options: Any) -> None:
             if push_to is not None:
+                from anomalyhub.hub.base import check_target
+
                 check_target(push_to, store)  # before the work, not after it
             verb(*arguments, **options)
             if push_to is not None and options["out"] is not None and int(os.environ.get("RANK", "0")) == 0:
@@ -50,32 +52,31 @@ def pushes(kind: str, inner: str = "") -> Callable[[Callable], Callable]:
     return decorate
 
 
-def check_target(repo_id: str, store: str) -> None:
-    """Raise InvalidArgumentError for a repository or store that cannot be."""
-    from anomalyhub.hub import create_store
-    from anomalyhub.hub.contents import checked_repo_id
-
-    checked_repo_id(repo_id)
-    create_store(store)
-
-
 def push_made(folder: Path, repo_id: str, kind: str, store: str) -> None:
-    """Push a result that is there to stay; when that fails say how to push it again, and exit with 1."""
+    """Push a result that is there to stay; when that fails or is stopped say how to push it again, and exit."""
     from anomalyhub.hub.base import push_command
     from anomalyhub.hub.share import share
 
     try:
         with bar("push") as progress:
             pushed = share(folder, repo_id, kind, store=store, progress=progress)
-    except AnomalyHubError as error:
-        print(f"anomalyhub: the result is in {folder}, but was not pushed: {error}", file=sys.stderr)
+    except (AnomalyHubError, KeyboardInterrupt) as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        reason = "it was stopped" if stopped else error
+        print(f"anomalyhub: the result is in {folder}, but was not pushed: {reason}", file=sys.stderr)
         print(f"anomalyhub: push it again with: {push_command(folder, repo_id, kind, store)}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    typer.echo(said(pushed))
+        raise SystemExit(130) if stopped else typer.Exit(1) from error
+    tell(pushed)
 
 
-def said(pushed: Any) -> str:
-    """What a push did, in a line."""
+def tell(pushed: Any) -> None:
+    """Say what a push did, in a line, and what of it no pull will take."""
+    for notice in pushed.notices:
+        print(f"anomalyhub: notice: {notice}", file=sys.stderr)
+    typer.echo(_said(pushed))
+
+
+def _said(pushed: Any) -> str:
     if not pushed.changed and not pushed.removed:
         return f"{pushed.repo_id} holds all of it already: {pushed.url}"
     removed = f", removed {len(pushed.removed)}" if pushed.removed else ""

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from anomalyhub.cli.pushing import Store, said
+from anomalyhub.cli.pushing import Store, tell
 from anomalyhub.cli.support import bar
 from anomalyhub.cli.verbs import Out, Overwrite, _example, app
 from anomalyhub.errors import InvalidArgumentError
@@ -57,9 +57,7 @@ def push(
         pushed = share(
             folder, repository, kind, store=store, message=message, private=private, progress=progress, **described
         )
-    for notice in pushed.notices:
-        print(f"anomalyhub: notice: {notice}", file=sys.stderr)
-    typer.echo(said(pushed))
+    tell(pushed)
 
 
 @app.command(

@@ -305,6 +305,12 @@ def create_store(spec: str | BaseStore = "hub", token: str | bool | None = None)
     raise InvalidArgumentError(f"unknown store {spec!r}: write hub, or folder:PATH such as folder:/share/models")
 
 
+def check_target(repo_id: str, store: str) -> None:
+    """Before long work: raise InvalidArgumentError for a repository or store that cannot be."""
+    checked_repo_id(repo_id)
+    create_store(store)
+
+
 def push_command(folder: str | Path, repo_id: str, kind: str, store: str) -> str:
     """What to type to push a folder (again)."""
     return shlex.join(["anomalyhub", "push", str(folder), repo_id, "--kind", kind, "--store", store])

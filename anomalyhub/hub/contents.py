@@ -115,8 +115,9 @@ def checked_kind(kind: str) -> str:
 def gather(folder: str | Path) -> dict[str, Path]:
     """The files below a folder, by their names with forward slashes, sorted; hidden ones are left out.
 
-    Links to files and folders are followed where they stay inside. Raises InvalidArgumentError for a folder that does
-    not exist or has no files, for a link that leads out of it, and for a name that no store takes.
+    Links to files are followed where they stay inside. Raises InvalidArgumentError for a folder that does not exist or
+    has no files, for a link to a folder or out of it, for a file that cannot be read, and for a name that no store
+    takes.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -135,6 +136,8 @@ def gather(folder: str | Path) -> dict[str, Path]:
                 _check_link(path, root)
             if name.startswith(".") or name in _SILENT:
                 continue
+            if not os.access(path, os.R_OK):  # nor can a link to nothing
+                raise InvalidArgumentError(f"{path} cannot be read: give yourself read access, or take it out")
             if not stat.S_ISREG(os.stat(path).st_mode if stat.S_ISLNK(mode) else mode):
                 raise InvalidArgumentError(f"{path} is no regular file: take it out of the folder")
             if reason := name_fault(above + name):

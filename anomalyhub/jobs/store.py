@@ -159,11 +159,10 @@ class JobStore:
 
 
 def _target(repo_id: str, store: str) -> dict[str, str]:
-    from anomalyhub.hub import create_store
-    from anomalyhub.hub.contents import checked_repo_id
+    from anomalyhub.hub.base import check_target
 
-    create_store(store)
-    return {"repo_id": checked_repo_id(repo_id), "store": store}
+    check_target(repo_id, store)
+    return {"repo_id": repo_id, "store": store}
 
 
 def _check(seed: int, device: str, processes: int, accelerate: bool) -> None:
